@@ -1,0 +1,4 @@
+// Command kvd is the daemon.
+package main
+
+func main() {}
