@@ -1,0 +1,225 @@
+package mvcc
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"github.com/tidwall/btree"
+
+	"kvd/internal/store"
+)
+
+const (
+	// degree of the index: 32 keeps a copied path at about 3 KiB.
+	degree = 32
+	// tailGroups are kept in memory behind what is on disk, so that a watcher
+	// that lags a little is served without reading rows.
+	tailGroups = 512
+
+	defaultCacheBytes = 64 << 20
+)
+
+// Options tune a keyspace. A zero field takes the default named beside it.
+type Options struct {
+	CacheBytes int64 // values kept in memory, by their serialized size; 64 MiB; negative: none
+}
+
+// Rows opens the rows as they are on disk now.
+type Rows func() (store.Reader, error)
+
+// Keyspace is every key with its past. One goroutine owns it.
+type Keyspace struct {
+	index   *btree.BTreeG[*entry]
+	shown   *btree.BTreeG[*entry] // copy of index that views share; nil after a change
+	current int64                 // newest main revision
+	// compacted is the revision of the last compaction, -1 before the first.
+	compacted int64
+	swept     int64 // compaction whose removals are complete, -1 before the first
+	garbage   fifo[removal]
+	tail      []*Group // revisions not on disk and some before them, ascending
+	stored    int64    // newest main revision whose rows are on disk
+	cache     *cache
+	shared    *shared
+	rows      Rows
+	batch     *store.Batch // where changes leave their rows
+	write     Write
+}
+
+// shared is what views and the writer tell each other.
+type shared struct {
+	// collected is the compaction that removals have been begun for: what a
+	// view finds below it may be incomplete.
+	collected atomic.Int64
+}
+
+// removal is a record that a compaction at revision at or later removes.
+type removal struct {
+	entry  *entry
+	record *record
+	at     int64
+}
+
+func newKeyspace(o Options, rows Rows) *Keyspace {
+	if o.CacheBytes == 0 {
+		o.CacheBytes = defaultCacheBytes
+	}
+	return &Keyspace{
+		index:     btree.NewBTreeGOptions(byKey, btree.Options{Degree: degree, NoLocks: true}),
+		current:   1,
+		compacted: -1,
+		swept:     -1,
+		cache:     newCache(max(o.CacheBytes, 0)),
+		shared:    &shared{},
+		rows:      rows,
+		batch:     &store.Batch{},
+	}
+}
+
+// Revision is the newest main revision.
+func (k *Keyspace) Revision() int64 { return k.current }
+
+// Compacted is the revision of the last compaction, -1 before the first.
+func (k *Keyspace) Compacted() int64 { return k.compacted }
+
+// Swept is the newest compaction whose rows are all removed.
+func (k *Keyspace) Swept() int64 { return k.swept }
+
+// Batch is where changes leave their rows; the machine takes it.
+func (k *Keyspace) Batch() *store.Batch { return k.batch }
+
+// Use makes b the batch that later changes leave their rows in.
+func (k *Keyspace) Use(b *store.Batch) { k.batch = b }
+
+func (k *Keyspace) entry(key []byte) *entry {
+	e, _ := k.index.Get(lookup(string(key)))
+	return e
+}
+
+// Compact makes revisions before rev unreachable and leaves the row that lets a
+// restart go on with the removal. The removal itself is Sweep's.
+func (k *Keyspace) Compact(rev int64) error {
+	if rev <= k.compacted {
+		return ErrCompacted
+	}
+	if rev > k.current {
+		return ErrFuture
+	}
+	k.compacted = rev
+	k.batch.Put(store.Meta, []byte(scheduledCompact), Revision{Main: rev}.Append(nil))
+	return nil
+}
+
+// The rows of bucket "meta" that belong to compaction.
+const (
+	scheduledCompact = "scheduledCompactRev"
+	finishedCompact  = "finishedCompactRev"
+)
+
+// Sweep removes up to limit records behind the last compaction from the index
+// and leaves the deletion of their rows in the batch. It reports whether more
+// remain; the call that removes the last one records the compaction as
+// finished.
+func (k *Keyspace) Sweep(limit int) (more bool) {
+	if k.swept >= k.compacted {
+		return false
+	}
+	k.shared.collected.Store(k.compacted) // before anything is removed: see View.overtaken
+	for range limit {
+		next, ok := k.garbage.front()
+		if !ok || next.at > k.compacted {
+			break
+		}
+		k.garbage.pop()
+		if next.entry.drop(next.record) {
+			k.index.Delete(next.entry)
+			k.shown = nil
+		}
+		k.cache.forget(next.record, next.record.main <= k.stored)
+		k.batch.Delete(store.Key, next.record.rowKey(make([]byte, 0, tombstoneBytes)))
+	}
+	if next, ok := k.garbage.front(); ok && next.at <= k.compacted {
+		return true
+	}
+	k.swept = k.compacted
+	k.batch.Put(store.Meta, []byte(finishedCompact), Revision{Main: k.compacted}.Append(nil))
+	return false
+}
+
+// Stored tells that the rows of all revisions up to rev are on disk: their
+// values may leave memory.
+func (k *Keyspace) Stored(rev int64) {
+	if rev < k.stored || rev > k.current {
+		panic(fmt.Sprintf("mvcc: stored %d, was %d, current %d", rev, k.stored, k.current))
+	}
+	for _, g := range k.tail[k.tailIndex(k.stored+1):k.tailIndex(rev+1)] {
+		for _, r := range g.records {
+			k.cache.add(r)
+		}
+		g.records = nil
+	}
+	k.stored = rev
+	if cut := k.tailIndex(rev + 1); cut > tailGroups {
+		k.tail = k.tail[cut-tailGroups:]
+	}
+	k.cache.evict()
+}
+
+// Tidy takes over what readers put into the cache and evicts what is over the
+// budget.
+func (k *Keyspace) Tidy() { k.cache.evict() }
+
+// tailIndex is the place in the tail of the first group at or after rev.
+func (k *Keyspace) tailIndex(rev int64) int { return groupIndex(k.tail, rev) }
+
+func groupIndex(groups []*Group, rev int64) int {
+	lo, hi := 0, len(groups)
+	for lo < hi {
+		if mid := (lo + hi) / 2; groups[mid].Revision < rev {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return lo
+}
+
+// View is the keyspace as it is now, immutable, for any goroutine.
+func (k *Keyspace) View() *View {
+	if k.shown == nil {
+		k.shown = k.index.Copy()
+	}
+	return &View{
+		index:     k.shown,
+		revision:  k.current,
+		compacted: k.compacted,
+		tail:      k.tail,
+		cache:     k.cache,
+		shared:    k.shared,
+		rows:      k.rows,
+	}
+}
+
+// fifo is a queue that lets go of what has been taken.
+type fifo[T any] struct {
+	items []T
+	head  int
+}
+
+func (q *fifo[T]) push(v T) { q.items = append(q.items, v) }
+
+func (q *fifo[T]) front() (v T, ok bool) {
+	if q.head == len(q.items) {
+		return v, false
+	}
+	return q.items[q.head], true
+}
+
+func (q *fifo[T]) pop() {
+	var zero T
+	q.items[q.head] = zero
+	q.head++
+	if q.head*2 > len(q.items) && q.head > 1024 || q.head == len(q.items) {
+		q.items = append(q.items[:0:0], q.items[q.head:]...)
+		q.head = 0
+	}
+}

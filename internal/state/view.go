@@ -1,0 +1,53 @@
+package state
+
+import (
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"kvd/internal/lease"
+	"kvd/internal/member"
+	"kvd/internal/mvcc"
+)
+
+// View is the state after one entry, immutable, for any goroutine. Methods that
+// read keys may return mvcc.ErrCollected: take a newer view and ask again.
+type View struct {
+	Keys          *mvcc.View
+	Leases        lease.View
+	Members       member.View
+	Alarms        []Alarm // by type, then member; read-only
+	Applied, Term uint64  // the last entry applied
+	Swept         int64   // newest compaction whose removals are complete
+}
+
+// View returns the state as it is now. It is cheap; the applier makes one
+// after each batch of entries.
+func (m *Machine) View() *View {
+	return &View{
+		Keys:    m.keys.View(),
+		Leases:  m.leases.View(),
+		Members: m.members.View(),
+		Alarms:  m.alarms,
+		Applied: m.applied,
+		Term:    m.term,
+		Swept:   m.keys.Swept(),
+	}
+}
+
+// Range answers a RangeRequest.
+func (v *View) Range(r *pb.RangeRequest) (*RangeReply, error) {
+	page, err := v.Keys.Range(query(r))
+	if err != nil {
+		return nil, err
+	}
+	return rangeReply(page), nil
+}
+
+// Alarmed reports whether any member has raised an alarm of this type.
+func (v *View) Alarmed(kind pb.AlarmType) bool {
+	for _, a := range v.Alarms {
+		if a.Type == kind {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,26 @@
+package store
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// DropCache takes the file's pages out of the process's resident memory, where
+// a start's full read has put all of them. The kernel's page cache keeps what it
+// likes, and pages that are read again come back.
+func (f *File) DropCache() error {
+	m, err := f.moment() // keeps the mapping where it is
+	if err != nil {
+		return err
+	}
+	info := m.handle.db.Info()
+	_, _, errno := unix.Syscall(unix.SYS_MADVISE, info.Data, uintptr(m.tx.Size()), unix.MADV_DONTNEED)
+	if err := m.Close(); err != nil {
+		return err
+	}
+	if errno != 0 {
+		return fmt.Errorf("drop the cache of %s: %w", f.path, errno)
+	}
+	return nil
+}
