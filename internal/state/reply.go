@@ -81,7 +81,7 @@ func sizeBytes(num protowire.Number, n int) int {
 	return protowire.SizeTag(num) + protowire.SizeBytes(n)
 }
 
-func flag(v bool) uint64 {
+func number(v bool) uint64 {
 	if v {
 		return 1
 	}
@@ -115,7 +115,7 @@ func (h Header) sizeField(rev int64) int {
 
 // Size is the length of what AppendTo appends.
 func (r *RangeReply) Size(h Header) int {
-	n := h.sizeField(r.Revision) + sizeInt(3, flag(r.More)) + sizeInt(4, uint64(r.Count))
+	n := h.sizeField(r.Revision) + sizeInt(3, number(r.More)) + sizeInt(4, uint64(r.Count))
 	for _, kv := range r.KVs {
 		n += sizeBytes(2, len(kv))
 	}
@@ -128,7 +128,7 @@ func (r *RangeReply) AppendTo(b []byte, h Header) []byte {
 	for _, kv := range r.KVs {
 		b = appendBytes(b, 2, kv)
 	}
-	b = appendInt(b, 3, flag(r.More))
+	b = appendInt(b, 3, number(r.More))
 	return appendInt(b, 4, uint64(r.Count))
 }
 
@@ -199,7 +199,7 @@ func (r *TxnReply) AppendTo(b []byte, h Header) []byte {
 }
 
 func (r *TxnReply) sizeBody() int {
-	n := sizeInt(2, flag(r.Succeeded))
+	n := sizeInt(2, number(r.Succeeded))
 	for _, op := range r.Responses {
 		n += sizeBytes(3, sizeBytes(opField(op), sizeInner(op)))
 	}
@@ -207,7 +207,7 @@ func (r *TxnReply) sizeBody() int {
 }
 
 func (r *TxnReply) appendBody(b []byte) []byte {
-	b = appendInt(b, 2, flag(r.Succeeded))
+	b = appendInt(b, 2, number(r.Succeeded))
 	for _, op := range r.Responses {
 		num, size := opField(op), sizeInner(op)
 		b = protowire.AppendTag(b, 3, protowire.BytesType)
