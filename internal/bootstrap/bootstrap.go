@@ -62,6 +62,7 @@ type Member struct {
 	Log     *wal.Log
 	Store   *store.File
 	Machine *state.Machine
+	SnapDir string // where snapshots of the log go
 	lock    *Lock
 }
 
@@ -74,9 +75,9 @@ func (m *Member) Close() error {
 // The layout below the data directory, as etcd has it; own is kvd's alone.
 func (o *Options) memberDir() string { return filepath.Join(o.DataDir, "member") }
 
-// SnapDir is where the database and the snapshots of the log are.
-func (o *Options) SnapDir() string   { return filepath.Join(o.memberDir(), "snap") }
-func (o *Options) storePath() string { return filepath.Join(o.SnapDir(), "db") }
+// snapDir is where the database and the snapshots of the log are.
+func (o *Options) snapDir() string   { return filepath.Join(o.memberDir(), "snap") }
+func (o *Options) storePath() string { return filepath.Join(o.snapDir(), "db") }
 func (o *Options) own() string       { return filepath.Join(o.memberDir(), "kvd") }
 
 func (o *Options) walDir() string {
@@ -96,7 +97,7 @@ func Open(ctx context.Context, o Options) (_ *Member, err error) {
 	if kind == Proxy {
 		return nil, fmt.Errorf("%s: it holds the state of a proxy: %w; give the member a directory of its own", o.DataDir, ErrNotAMember)
 	}
-	for _, dir := range []string{o.DataDir, o.memberDir(), o.SnapDir(), o.own()} {
+	for _, dir := range []string{o.DataDir, o.memberDir(), o.snapDir(), o.own()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make the data directory: %w", err)
 		}
@@ -105,7 +106,7 @@ func Open(ctx context.Context, o Options) (_ *Member, err error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Member{lock: lock, New: !wal.Exists(o.walDir())}
+	m := &Member{SnapDir: o.snapDir(), lock: lock, New: !wal.Exists(o.walDir())}
 	defer func() {
 		if err != nil {
 			m.abandon()
@@ -133,7 +134,7 @@ func (m *Member) abandon() {
 
 // clear removes what an interrupted reception of a snapshot has left.
 func (o *Options) clear() error {
-	left, err := filepath.Glob(filepath.Join(o.SnapDir(), "tmp*"))
+	left, err := filepath.Glob(filepath.Join(o.snapDir(), "tmp*"))
 	if err != nil {
 		return err
 	}

@@ -1,19 +1,163 @@
 package lease
 
 import (
+	"cmp"
 	"math"
+	"slices"
 	"time"
 )
 
-const _ = math.MaxInt
-type Deadlines struct{}
-func (d *Deadlines) Set(id ID, at time.Time) {}
-func (d *Deadlines) Remove(id ID)  {}
-func (d *Deadlines) Clear()  {}
-func (d *Deadlines) Len() int  { return 0 }
-func (d *Deadlines) Deadline(id ID) (time.Time, bool) { return time.Time{}, false }
-func (d *Deadlines) Expired(now time.Time, retry time.Duration, most int) []ID { return nil }
-func (d *Deadlines) Promote(v View, now time.Time, extend time.Duration) {}
-type Checkpoint struct { ID ID; Remaining int64 }
-func (d *Deadlines) Schedule(l Lease, now time.Time) {}
-func (d *Deadlines) DueCheckpoints(v View, now time.Time, most int) []Checkpoint { return nil }
+const (
+	// CheckpointInterval is how often the time left of a long lease is noted.
+	CheckpointInterval = 5 * time.Minute
+
+	defaultRetry = 7 * time.Second
+
+	// With this many leases a new leader spreads their ends, so that those
+	// that would end together do not take all that may be revoked.
+	crowd     = 1000
+	perSecond = 750 // of a crowd, at most
+)
+
+// Deadlines is the leader's list of when leases end. It is nobody's but the
+// leader's: a deadline is never in the log. The zero value is empty.
+type Deadlines struct {
+	Retry       time.Duration // until Expired returns a lease again; 0 is 7 s
+	Checkpoints bool          // whether Schedule and Promote plan any
+
+	ends   queue
+	ats    map[ID]time.Time // the deadlines; ends may hold a later time, of a retry
+	checks queue
+}
+
+// Set lets the lease end at the time, whatever was set before.
+func (d *Deadlines) Set(id ID, at time.Time) {
+	if d.ats == nil {
+		d.ats = map[ID]time.Time{}
+	}
+	d.ats[id] = at
+	d.ends.set(id, at)
+}
+
+// Remove forgets a lease.
+func (d *Deadlines) Remove(id ID) {
+	delete(d.ats, id)
+	d.ends.remove(id)
+	d.checks.remove(id)
+}
+
+// Clear forgets every lease: the member leads no more.
+func (d *Deadlines) Clear() {
+	d.ats, d.ends, d.checks = nil, queue{}, queue{}
+}
+
+// Len is the number of leases.
+func (d *Deadlines) Len() int { return len(d.ats) }
+
+// Deadline is when the lease ends, or has ended.
+func (d *Deadlines) Deadline(id ID) (at time.Time, ok bool) {
+	at, ok = d.ats[id]
+	return at, ok
+}
+
+// Next is when Expired may have something to return.
+func (d *Deadlines) Next() (at time.Time, ok bool) {
+	if len(d.ends.heap) == 0 {
+		return time.Time{}, false
+	}
+	return d.ends.heap[0].at, true
+}
+
+// Expired returns up to most leases that have ended, the longest ended first.
+// A lease is returned again after Retry, until it is removed or set anew: its
+// revocation may have got lost.
+func (d *Deadlines) Expired(now time.Time, most int) []ID {
+	var ids []ID
+	for len(ids) < most {
+		id, ok := d.ends.due(now)
+		if !ok {
+			break
+		}
+		d.ends.set(id, now.Add(cmp.Or(d.Retry, defaultRetry)))
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// Promote sets every lease anew, by the clock of a new leader: nobody knows
+// what the last one had promised, so each gets what it has left at its last
+// checkpoint, or all of its time, and extend on top.
+func (d *Deadlines) Promote(v View, now time.Time, extend time.Duration) {
+	d.Clear()
+	type term struct {
+		id   ID
+		left time.Duration
+	}
+	terms := make([]term, 0, v.Len())
+	for _, l := range v.All() {
+		terms = append(terms, term{l.ID, seconds(l.Left())})
+		d.Set(l.ID, now.Add(extend+seconds(l.Left())))
+		d.Schedule(l, now)
+	}
+	if len(terms) < crowd {
+		return
+	}
+	slices.SortStableFunc(terms, func(a, b term) int { return cmp.Compare(a.left, b.left) })
+	from := terms[0].left
+	to := from + time.Second
+	n := 0
+	for _, t := range terms {
+		if t.left > to { // a new window
+			from, to, n = t.left, t.left+time.Second, 1
+			continue
+		}
+		if n++; n <= perSecond {
+			continue
+		}
+		// The n-th of a window ends n/perSecond seconds after its beginning.
+		delay := time.Duration(float64(time.Second)*float64(n)/perSecond) - (t.left - from)
+		to = from + delay
+		d.Set(t.id, now.Add(extend+t.left+delay))
+	}
+}
+
+// Checkpoint is what a lease has left, in seconds.
+type Checkpoint struct {
+	ID        ID
+	Remaining int64
+}
+
+// Schedule plans the next checkpoint of a lease that was granted or
+// checkpointed now. A short one has none.
+func (d *Deadlines) Schedule(l Lease, now time.Time) {
+	if d.Checkpoints && seconds(l.Left()) > CheckpointInterval {
+		d.checks.set(l.ID, now.Add(CheckpointInterval))
+	}
+}
+
+// DueCheckpoints returns up to most checkpoints to be put in the log. Once
+// applied, the lease is to be scheduled again.
+func (d *Deadlines) DueCheckpoints(v View, now time.Time, most int) []Checkpoint {
+	var checkpoints []Checkpoint
+	for len(checkpoints) < most {
+		id, ok := d.checks.due(now)
+		if !ok {
+			break
+		}
+		d.checks.remove(id)
+		l, known := v.Lease(id)
+		at, running := d.ats[id]
+		if !known || !running || !now.Before(at) {
+			continue
+		}
+		left := int64(math.Ceil(at.Sub(now).Seconds()))
+		if left >= l.TTL { // just renewed
+			d.Schedule(l, now)
+			continue
+		}
+		checkpoints = append(checkpoints, Checkpoint{id, left})
+	}
+	return checkpoints
+}
+
+func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }

@@ -87,19 +87,34 @@ func (m *Machine) change(cc *raftpb.ConfChange) Outcome {
 	return Outcome{Reply: m.done(), Change: cc}
 }
 
-// Version is the newest cluster version that this machine knows how to serve.
-var version = member.Version{Major: 3, Minor: 7}
+// ClusterVersion is the newest cluster version that this machine can serve.
+var ClusterVersion = member.Version{Major: 3, Minor: 7}
+
+// StorageVersion is the row of bucket "meta" that says which version's layout
+// the database has.
+const StorageVersion = "storageVersion"
 
 func (m *Machine) setVersion(index uint64, r *membershippb.ClusterVersionSetRequest) Outcome {
 	v, err := member.ParseVersion(r.Ver)
 	if err != nil {
 		return Outcome{Fatal: &UnknownCommandError{index, fmt.Sprintf("it sets the cluster version to %q: %v", r.Ver, err)}}
 	}
-	if v.Line().Compare(version) > 0 {
-		return Outcome{Fatal: &UnknownCommandError{index, fmt.Sprintf("it raises the cluster version to %s, and this version of kvd speaks %s", v, version)}}
+	if v.Line().Compare(ClusterVersion) > 0 {
+		return Outcome{Fatal: &UnknownCommandError{index, fmt.Sprintf("it raises the cluster version to %s, and this version of kvd speaks %s", v, ClusterVersion)}}
 	}
 	m.members.SetVersion(v, m.batch)
+	m.setStorageVersion(v.Line())
 	return Outcome{Reply: m.done()}
+}
+
+// setStorageVersion makes the layout follow the cluster version, as every etcd
+// member does of its own accord. 3.5 had no such row.
+func (m *Machine) setStorageVersion(v member.Version) {
+	if v.Compare(member.Version{Major: 3, Minor: 6}) < 0 {
+		m.batch.Delete(store.Meta, []byte(StorageVersion))
+		return
+	}
+	m.batch.Put(store.Meta, []byte(StorageVersion), []byte(v.String()))
 }
 
 func (m *Machine) setAttributes(index uint64, r *membershippb.ClusterMemberAttrSetRequest) Outcome {

@@ -1,0 +1,303 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// step is one or more command lines for both programs. {kv}, {lease} and
+// {all} in a line stand for each of some formats in turn.
+type step struct {
+	line    string
+	input   string // with until: given line by line; "wait x" waits for x in the output
+	env     []string
+	until   string   // end the program when this is in its output
+	hide    []string // what differs between any two runs
+	shared  bool     // both programs ask the same member
+	prepare func(t *testing.T, c *clientv3.Client)
+}
+
+var formatSets = map[string][]string{
+	"{kv}":    {"simple", "json", "fields", "protobuf"},
+	"{lease}": {"simple", "json", "fields"},
+	"{all}":   {"simple", "json", "fields", "table"},
+}
+
+func (s step) lines() (lines []string) {
+	for set, formats := range formatSets {
+		if strings.Contains(s.line, set) {
+			for _, f := range formats {
+				lines = append(lines, strings.ReplaceAll(s.line, set, f))
+			}
+			return lines
+		}
+	}
+	return []string{s.line}
+}
+
+func run(lines ...string) (steps []step) {
+	for _, l := range lines {
+		steps = append(steps, step{line: l})
+	}
+	return steps
+}
+
+func grant(id int64) step {
+	return step{prepare: func(t *testing.T, c *clientv3.Client) {
+		_, err := pb.NewLeaseClient(c.ActiveConnection()).LeaseGrant(t.Context(), &pb.LeaseGrantRequest{ID: id, TTL: 10000})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}}
+}
+
+func compatScript() (script []step) {
+	for _, part := range [][]step{kvScript(), txnScript(), leaseScript(), watchScript(), memberScript(), globalScript(), authScript()} {
+		script = append(script, part...)
+	}
+	return script
+}
+
+func kvScript() []step {
+	steps := run(
+		"put a 1 -w {kv}", "put a 2 --prev-kv -w {kv}", "put b 3 --hex --prev-kv -w {kv}", "put b 4 --hex --prev-kv -w {kv}",
+		`put "k\x01\xff" "\n\x80"`, `put empty ""`, "put c -- -5", "put -- -d 6", "put é ü", "put p/1 x", "put p/2 y", "put p/3 z",
+		"get a -w {kv}", "get a -w {kv} --hex", "get p/ --prefix -w {kv}", "get p/ --prefix --stream -w {kv}",
+		"get p/ --prefix --keys-only -w {kv}", "get p/ --prefix --limit 2 -w {kv}", "get p/ --prefix --limit 2 --stream",
+		`get "" --prefix -w {kv}`, `get "" --from-key`, `get "" --prefix --hex`, "get p --from-key --stream -w {kv}",
+		"get none -w {kv}", "get a b -w {kv}", "get p/ --prefix --count-only -w fields", "get p/ --prefix --count-only",
+		"get p/ --prefix --count-only --stream -w fields",
+		"get p/ --prefix --print-value-only", "get p/ --prefix --print-value-only --hex", "get p/ --prefix --print-value-only -w json",
+		"get a --rev 2 -w {kv}", "get a --rev 3 --stream", "get a --rev 9999", "get a --rev 9999 --stream", "get a --rev -1",
+		"get p/ --prefix --order=DESCEND", "get p/ --prefix --order=ascend --sort-by=VALUE", `get "" --prefix --order=DESCEND --sort-by=MODIFY`,
+		`get "" --prefix --sort-by=CREATE`, `get "" --prefix --sort-by=VERSION --order=DESCEND`, "get a --order=up", "get a --sort-by=SIZE",
+		"get p/ --prefix --order=DESCEND --stream",
+		"get a --consistency=s", "get a --consistency=l", "get a --consistency=x",
+		`get "" --prefix --min-mod-rev=5 --max-mod-rev=8`, `get "" --prefix --min-create-rev=5`, `get "" --prefix --max-create-rev=5 --stream`,
+		"get a --min-mod-rev 3 --max-mod-rev 2", "get a --min-create-rev 3 --max-create-rev 2",
+		"get", "get a b c", "get a --prefix --from-key", "get a b --prefix", "get a --keys-only --count-only", "get a --nope", "get a -w nope",
+		"g a", "put", "put onlykey", "put a --ignore-value", "put a x --ignore-value", "put nokey --ignore-value", "put nokey x --ignore-lease",
+		"put a 9 --lease=1", "put a 9 --lease=zz", `put "" x`, "del none -w {kv}", "del p/1 --prev-kv -w {kv}", "del p/ --prefix --prev-kv -w {kv}",
+		"put p/1 x", "del p/1 --prev-kv --hex -w {kv}", "del a b c", "del", "del a --prefix --from-key", "del x y --prefix",
+		"del k l --range --prev-kv", "del y z", `del ""`, "put big "+strings.Repeat("x", 1000), "put a b --max-request-bytes=5", "get big --max-recv-bytes=50",
+	)
+	return append(steps,
+		step{line: "put a", input: "from stdin\nsecond line\n"},
+		step{line: "put huge", input: strings.Repeat("0123456789abcdef", 100_000)},
+		step{line: "put toohuge", input: strings.Repeat("0123456789abcdef", 200_000), hide: []string{`\(\d+ vs\. \d+\)`}},
+		step{line: "get a", env: []string{"KVCTL_WRITE_OUT=json"}},
+		step{line: "get a", env: []string{"KVCTL_HEX=true", "KVCTL_WRITE_OUT=fields"}},
+		step{line: "get a", env: []string{"KVCTL_API=3"}},
+		step{line: "del huge -w json"},
+	)
+}
+
+func txnScript() (steps []step) {
+	for _, in := range []string{
+		"\n\n\n", "", "\n", "\n\n",
+		"val(\"a\") = \"x\"\n\nput a yes\n\nput a no\nget a\n\n",
+		"mod(\"a\") > \"1\"\nver(\"a\") > \"0\"\ncreate(\"a\") != \"0\"\n\nget a\nget p --from-key --limit 2\nput q1 1 --prev-kv\ndel q --prefix --prev-kv\nget q1\n\nput no no\n\n",
+		"c(\"none\") = \"0\"\n\nput 'x y' \"a\\tb\"\n\n\n",
+		"value(\"a\") < \"zzz\"\n\nget \"x y\"\n\n\n",
+		"\nput dup 1\nput dup 2\n\n\n",
+		"\nget a --rev 99999\n\n\n",
+		"\nput a b --lease=77\n\n\n",
+		"\nput nokey --ignore-value\n\n\n",
+		"bogus\n\n\n\n", "bogus(\"a\") = \"1\"\n\n\n\n", "mod(\"a\") > \"x\"\n\n\n\n", "mod(\"a\") > 1\n\n\n\n",
+		"\nbogus a b\n\n\n", "\nget\n\n\n", "\nput a\n\n\n", "\nget a --nope\n\n\n", "\nput \"\" b\n\n\n",
+		"\n" + strings.Repeat("get a\n", 129) + "\n\n",
+	} {
+		steps = append(steps, step{line: "txn -w {kv}", input: in}, step{line: "txn -i", input: in})
+	}
+	return append(steps, step{line: "txn a"}, step{line: "txn --hex", input: "\nget a\n\n\n"})
+}
+
+func leaseScript() []step {
+	// What is left of a lease may change between the two runs.
+	left := []string{`remaining\(\d+s\)`, `"ttl":\d+`, `"TTL" : \d+`}
+	granted := []string{`[0-9a-f]{16} granted`, `"ID":\d+`, `"ID" : [0-9a-f]+`}
+	return []step{
+		grant(0x1234), grant(0x7fffffffffffffff), grant(5),
+		{line: "lease grant 100 -w {lease}", hide: granted},
+		{line: "lease grant 100 --hex -w {lease}", hide: granted},
+		{line: "lease grant 0", hide: granted},
+		{line: "lease grant -- -5", hide: granted},
+		{line: "lease grant 99999999999"},
+		{line: "lease grant"},
+		{line: "lease grant ten"},
+		{line: "put leased 1 --lease=1234"},
+		{line: "put leased 2 --ignore-lease --prev-kv -w {kv}"},
+		{line: "get leased -w {kv}"},
+		{line: "get leased -w fields --hex"},
+		{line: "lease timetolive 1234 -w {lease}", shared: true, hide: left},
+		{line: "lease timetolive 1234 --keys -w {lease}", shared: true, hide: left},
+		{line: "lease timetolive 1234 --keys --hex -w {lease}", shared: true, hide: left},
+		{line: "lease timetolive 9999 -w {lease}"},
+		{line: "lease timetolive 9999 --keys -w {lease}"},
+		{line: "lease timetolive"},
+		{line: "lease timetolive what"},
+		{line: "lease list -w {lease}", shared: true},
+		{line: "lease list --hex -w {lease}", shared: true},
+		{line: "lease keep-alive --once 1234 -w {lease}"},
+		{line: "lease keep-alive --once 9999 -w {lease}"},
+		{line: "lease keep-alive 9999 -w {lease}"},
+		{line: "lease keep-alive"},
+		{line: "lease keep-alive 1234 -w {lease}", until: "10000"},
+		{line: "put leased2 1 --lease=1234"}, // not before: etcd lists keys in no order
+		{line: "lease revoke 1234 -w json"},
+		{line: "lease revoke 1234 -w {lease}"},
+		{line: "lease revoke 5 -w fields"},
+		{line: "lease revoke 7fffffffffffffff"},
+		{line: "lease revoke"},
+		{line: "lease revoke what"},
+		{line: "get leased --prefix"},
+	}
+}
+
+func watchScript() []step {
+	steps := run("put w/1 first", "put w/1 second", "put w/2 third", "del w/1", "put w/last last")
+	// The end of the last event; all of a watch's output has come by then.
+	const last = "w/last\nlast\n"
+	ends := map[string]string{"simple": last, "json": "bGFzdA==", "fields": "\"last\"\n\"Lease\" : 0\n", "protobuf": "last"}
+	for f, last := range ends {
+		steps = append(steps,
+			step{line: "watch w/ --prefix --rev 2 -w " + f, until: last},
+			step{line: "watch w/ --prefix --rev 2 --prev-kv -w " + f, until: last},
+		)
+	}
+	return append(steps,
+		step{line: "watch w/ w0 --rev=2", until: last},
+		step{line: "watch --rev=2 --prefix --hex w/", until: `\x2f\x6c\x61\x73\x74` + "\n" + `\x6c\x61\x73\x74` + "\n"},
+		step{line: "watch --rev=2", env: []string{"KVCTL_WATCH_KEY=w/", "KVCTL_WATCH_RANGE_END=w0"}, until: last},
+		step{line: "watch --rev=2", env: []string{"KVCTL_WATCH_RANGE_END=w0"}},
+		step{line: "watch a", env: []string{"KVCTL_WATCH_KEY=w/"}},
+		step{line: `watch w/ w0 --rev=2 -- sh -c "echo $ETCD_WATCH_REVISION, $ETCD_WATCH_EVENT_TYPE, $ETCD_WATCH_KEY, $ETCD_WATCH_VALUE."`, until: `"last".`},
+		step{line: `watch w/ w0 --rev=2 -- sh -c "exit 7"`},
+		step{line: "watch w/ w0 --rev=2 -- /not/there"},
+		step{line: "watch"}, step{line: "watch a --"}, step{line: "watch -- sh"}, step{line: "watch a b --prefix"}, step{line: "watch --prefix"},
+		step{line: "watch a --rev=x"}, step{line: "watch a -w nope"},
+		step{line: "watch -i", input: "watch w/ w0 --rev=2\n", until: last},
+		step{line: "watch -i -w json", input: "watch w/last --rev=2 --prev-kv\nwait bGFzdA\nwatch w/2 --rev=2\n", until: "dGhpcmQ="},
+		step{line: "watch -i", input: "watch w/last --rev=2\nwait last\nprogress\n", until: "progress notify"},
+		step{line: "watch -i", input: "watch w/last --rev=2 -- sh -c 'echo ran $ETCD_WATCH_KEY'\n", until: `ran "w/last"`},
+		step{line: "watch -i", input: "\nnope\nwatch\nwatch a b --prefix\n"},
+		step{line: "watch -i", input: "watch a --\n"},
+		step{line: "watch -i", input: ""},
+		step{line: "compaction 3"},
+		step{line: "watch a --rev=2 -w {kv}"},
+		step{line: "watch -i -w fields", input: "watch a --rev=2\n", until: "RaftTerm"},
+	)
+}
+
+func memberScript() []step {
+	sizes := []string{`"dbSize(InUse)?":\d+`, `"DBSize(InUse)?" : \d+`}
+	return []step{
+		{line: "endpoint status -w {all}", shared: true},
+		{line: "endpoint status --cluster -w {all}", shared: true},
+		{line: "endpoint status --hex -w {all}", shared: true},
+		{line: "endpoint status -w json", hide: append(sizes, `"raftIndex":\d+`, `"raftAppliedIndex":\d+`)},
+		{line: "endpoint hashkv -w {all}"},
+		{line: "endpoint hashkv --cluster -w {all}"},
+		{line: "endpoint hashkv --rev 4 -w {all}"},
+		{line: "endpoint hashkv --rev 1 -w {all}"},
+		{line: "endpoint hashkv --rev 99999"},
+		{line: "endpoint health -w {all}"},
+		{line: "endpoint health --cluster -w {all}"},
+		{line: "member list -w {all}"},
+		{line: "member list --hex -w {all}"},
+		{line: "member list -w protobuf"},
+		{line: "member list --consistency=s"},
+		{line: "alarm list -w {kv}"},
+		{line: "alarm list extra"},
+		{prepare: func(t *testing.T, c *clientv3.Client) {
+			_, err := pb.NewMaintenanceClient(c.ActiveConnection()).Alarm(t.Context(), &pb.AlarmRequest{
+				Action: pb.AlarmRequest_ACTIVATE, MemberID: 0x58a88bf978398f80, Alarm: pb.AlarmType_NOSPACE,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{line: "alarm list", hide: []string{` +`}},
+		{line: "alarm list -w json"},
+		{line: "alarm list -w fields"},
+		{line: "alarm list -w fields --hex"},
+		{line: "put a full"},
+		{line: "endpoint health -w {all}"},
+		{line: "endpoint status -w {all}", shared: true},
+		{line: "alarm disarm -w json"},
+		{line: "alarm disarm"},
+		{line: "put a fits"},
+		{line: "compaction 5"},
+		{line: "compaction 5"},
+		{line: "compaction 6 --physical"},
+		{line: "compaction 99999"},
+		{line: "compaction five"},
+		{line: "compaction"},
+		{line: "get a --rev 4"},
+		{line: "defrag"},
+		{line: "defrag --cluster"},
+		{line: "move-leader 58a88bf978398f80"},
+		{line: "move-leader 58a88bf978398f80 -w json"},
+		{line: "move-leader 7"},
+		{line: "move-leader"},
+		{line: "move-leader xyz"},
+		{line: "snapshot save s.db", shared: true}, // for its size
+		{line: "snapshot save /not/there/s.db"},
+		{line: "snapshot save"},
+		{line: "snapshot save a b"},
+	}
+}
+
+func globalScript() []step {
+	dead := []string{"KVCTL_ENDPOINTS=127.0.0.1:1"}
+	var steps []step
+	for _, l := range []string{
+		"get a", "put a b", "del a", "compaction 3", "lease grant 5", "lease revoke 5", "member list", "alarm list",
+		"endpoint status", "endpoint health", "endpoint hashkv", "endpoint status --cluster", "defrag", "move-leader 5", "snapshot save x.db",
+	} {
+		steps = append(steps, step{line: l + " --command-timeout=150ms", env: dead})
+	}
+	return append(steps, run(
+		"get a --command-timeout=1ns", "get a --command-timeout=x", "get a --cert=", "get a --key=", "get a --cacert=",
+		"get a --cert=/none --key=/none", "get a --cacert=/none", "bogus", "get a --endpoints=", "completion", "completion tcsh",
+		"get a --insecure-transport=false --command-timeout=300ms", "get a --insecure-skip-tls-verify --command-timeout=300ms",
+		"get a --user=root:pw", "get a --user=root --password=pw", "get a --auth-jwt-token=abc", "get a --keepalive-time=1s --keepalive-timeout=3s",
+		"get a --discovery-srv=nowhere.invalid", "snapshot save x.db --endpoints=127.0.0.1:1,127.0.0.1:2",
+	)...)
+}
+
+func authScript() []step {
+	user := func(t *testing.T, c *clientv3.Client) {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		for _, name := range []string{"root", "bob"} {
+			if _, err := c.UserAdd(ctx, name, "pw"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := c.UserGrantRole(ctx, "root", "root"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.AuthEnable(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return append([]step{{prepare: user}}, append(run(
+		"get a", "put a b", "endpoint health", "endpoint status", "endpoint hashkv", "member list", "lease list", "snapshot save x.db",
+		"get a --user=root:pw -w {kv}", "get a --user=root --password=pw", "get a --user=root:wrong", "get a --user=nobody:pw",
+		"get a --user=bob:pw", "put a b --user=bob:pw", "endpoint health --user=bob:pw", "endpoint health --user=root:pw -w {all}",
+		"watch a --user=bob:pw", "watch a", "alarm list --user=bob:pw", "defrag --user=bob:pw", "txn --user=bob:pw",
+		"get a --auth-jwt-token=wrong",
+	),
+		step{line: "snapshot save x.db --user=root:pw", shared: true},
+		step{line: "get a", env: []string{"KVCTL_USER=root:pw"}},
+		step{line: "get a", env: []string{"KVCTL_USER=root", "KVCTL_PASSWORD=pw"}},
+		step{line: "get a --user=root", input: "pw\n", hide: []string{`stty: .*\n`}},
+		step{line: "txn --user=bob:pw", input: "\nget a\n\n\n"},
+	)...)
+}

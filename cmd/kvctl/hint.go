@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+)
+
+// advice is what to do next about errors the cluster names.
+var advice = []struct {
+	err  error
+	hint string
+}{
+	{rpctypes.ErrNoSpace, "the database is full: free space with \"kvctl compaction\" and \"kvctl defrag\" (or raise kvd's quota-backend-bytes), then \"kvctl alarm disarm\""},
+	{rpctypes.ErrCorrupt, "members disagree about the data: compare them with \"kvctl endpoint hashkv --cluster\" before anything else"},
+	{rpctypes.ErrCompacted, "that revision is gone; the answer's revision and later ones can be read: kvctl get <key> -w fields shows the present one"},
+	{rpctypes.ErrFutureRev, "the store has not come that far; kvctl get <key> -w fields shows the present revision"},
+	{rpctypes.ErrLeaseNotFound, "it has expired or was revoked (\"kvctl lease list\" shows those alive), or the ID is not in hexadecimal"},
+	{rpctypes.ErrRequestTooLarge, "kvd's max-request-bytes is the limit"},
+	{rpctypes.ErrTooManyOps, "kvd's max-txn-ops is the limit"},
+	{rpctypes.ErrNoLeader, "the member sees no leader: a majority of the cluster must be up; ask with \"kvctl endpoint status --cluster\""},
+	{rpctypes.ErrUserEmpty, "the cluster wants to know who asks: --user name, or a client certificate"},
+	{rpctypes.ErrPermissionDenied, "the user's roles do not allow this; root can grant more"},
+	{rpctypes.ErrAuthFailed, "check the name and the password of --user"},
+	{rpctypes.ErrNotLeader, "only the leader does this: give all members with --endpoints"},
+}
+
+// hint says what a person may do about err. It knows what the library logged
+// last, where the reason for a mere timeout is. An empty hint is none.
+func (s *session) hint(err error) string {
+	for _, a := range advice {
+		if errors.Is(err, a.err) {
+			return a.hint
+		}
+	}
+	cause := s.last.String()
+	where := strings.Join(s.spec.Endpoints, ", ")
+	switch {
+	case strings.Contains(cause, "connection refused"):
+		return fmt.Sprintf("nothing listens at %s: is kvd running there (systemctl status kvd), and is --endpoints right?", where)
+	case strings.Contains(cause, "no such host"):
+		return fmt.Sprintf("no address for a name in %s: check --endpoints", where)
+	case strings.Contains(cause, "certificate"):
+		return "TLS: check --cacert, --cert and --key (" + cause + ")"
+	case strings.Contains(cause, "handshake"):
+		return "TLS: does the server speak it? Then give --cacert and an https:// endpoint; else http://"
+	case strings.Contains(cause, "error reading server preface"):
+		return fmt.Sprintf("what listens at %s does not speak gRPC in the clear: try https:// and --cacert", where)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Sprintf("no answer from %s in %v: \"kvctl endpoint status\" tells whether there is a leader; --command-timeout waits longer", where, s.globals.commandTimeout)
+	}
+	return ""
+}

@@ -1,0 +1,142 @@
+// Package api serves etcd's v3 gRPC services for one member: who may call what,
+// whether a request is well formed, which code and text an error gets, and how
+// requests and replies are written on the wire.
+//
+// It decides nothing about keys, leases or members: it asks the member, through
+// the few verbs of Member, and the watch hub. It knows no listener's address
+// and no TLS: connections come in ready.
+package api
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+
+	"kvd/internal/lease"
+	"kvd/internal/member"
+	"kvd/internal/replica"
+	"kvd/internal/state"
+	"kvd/internal/store"
+	"kvd/internal/watch"
+)
+
+// Member is what the services ask of this member's copy; a Replica is one. All
+// methods are for any goroutine.
+type Member interface {
+	// Propose runs a command through the log and returns its reply. Raw, if
+	// not nil, is the request's one member as it came from the client.
+	Propose(ctx context.Context, req *state.Request, raw []byte) (any, error)
+	// Barrier returns once View holds every write that was acknowledged
+	// before the call.
+	Barrier(ctx context.Context) error
+	View() *state.View
+	Status() replica.Status
+	// Renew lets a lease live for its time from now, and returns that.
+	Renew(ctx context.Context, id lease.ID) (ttl int64, err error)
+	// Remaining is how long a lease has left.
+	Remaining(ctx context.Context, id lease.ID) (time.Duration, error)
+	Transfer(ctx context.Context, to member.ID) error
+	// Flush returns once every row applied before the call is in the store.
+	Flush(ctx context.Context) error
+	Copy(ctx context.Context) (*store.Copy, error)
+	Defragment(ctx context.Context) error
+}
+
+// Store is what the services ask of the database file.
+type Store interface {
+	Size() int64           // bytes, free pages included
+	InUse() int64          // bytes
+	Hash() (uint32, error) // of all rows; the caller has flushed
+}
+
+// Options tune the services. A zero field takes the default named beside it.
+type Options struct {
+	MaxTxnOps        int           // operations in a transaction; 128
+	MaxRequestBytes  int           // one request in the log; 1.5 MiB
+	MaxStreams       uint32        // streams at once on one connection; no limit
+	QuotaBytes       int64         // size of the database that raises the alarm; 2 GiB; negative: none
+	ProgressInterval time.Duration // between progress messages of a quiet watcher; 10 min, at least 100 ms
+	SlowRequest      time.Duration // a unary call that takes longer is logged; 300 ms
+	Election         time.Duration // election timeout: streams that need a leader end after three without one; 1 s
+	Grace            time.Duration // how long calls may finish after the end; 7 s
+	KeepAliveMin     time.Duration // a client that pings more often is disconnected; 5 s
+	KeepAlive        time.Duration // an idle connection is pinged after this; 2 h
+	KeepAliveTimeout time.Duration // and closed if no answer comes within this; 20 s
+	RefuseOnDefrag   bool          // the gRPC health service says not serving during a defragmentation
+	Extensive        bool          // also a histogram of handling times per method
+}
+
+func (o Options) complete() Options {
+	o.MaxTxnOps = or(o.MaxTxnOps, 128)
+	o.MaxRequestBytes = or(o.MaxRequestBytes, 3<<19)
+	o.QuotaBytes = or(o.QuotaBytes, 2<<30)
+	o.ProgressInterval = max(or(o.ProgressInterval, 10*time.Minute), 100*time.Millisecond)
+	o.SlowRequest = or(o.SlowRequest, 300*time.Millisecond)
+	o.Election = or(o.Election, time.Second)
+	o.Grace = or(o.Grace, 7*time.Second)
+	o.KeepAliveMin = or(o.KeepAliveMin, 5*time.Second)
+	o.KeepAlive = or(o.KeepAlive, 2*time.Hour)
+	o.KeepAliveTimeout = or(o.KeepAliveTimeout, 20*time.Second)
+	return o
+}
+
+func or[T comparable](v, otherwise T) T {
+	var zero T
+	if v == zero {
+		return otherwise
+	}
+	return v
+}
+
+// overhead is what a message may have beyond the largest request.
+const overhead = 512 << 10
+
+// Parts are what the services are made over.
+type Parts struct {
+	Member   Member
+	Hub      *watch.Hub
+	Store    Store
+	Cluster  member.ClusterID
+	ID       member.ID
+	Log      *slog.Logger
+	Registry prometheus.Registerer
+}
+
+// API is the services of one member. Make it with New, then Run it.
+type API struct {
+	o       Options
+	member  Member
+	hub     *watch.Hub
+	store   Store
+	cluster member.ClusterID
+	id      member.ID
+	log     *slog.Logger
+	metrics *metrics
+	health  *health.Server
+	server  *grpc.Server
+	streams streams // those that end before their clients want it
+}
+
+// New makes the services; nothing is served before Run.
+func New(o Options, p Parts) *API {
+	a := &API{
+		o: o.complete(), member: p.Member, hub: p.Hub, store: p.Store,
+		cluster: p.Cluster, id: p.ID, log: p.Log,
+		metrics: newMetrics(p.Registry, o.Extensive),
+		health:  health.NewServer(),
+	}
+	a.server = grpc.NewServer(a.options()...)
+	for _, s := range a.services() {
+		a.server.RegisterService(s, a)
+	}
+	return a
+}
+
+// header is what replies built on v carry, but for a revision of their own.
+func (a *API) header(v *state.View) state.Header {
+	return state.Header{Cluster: uint64(a.cluster), Member: uint64(a.id), Revision: v.Keys.Revision(), Term: v.Term}
+}

@@ -1,0 +1,85 @@
+package api
+
+import (
+	"context"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+)
+
+func (a *API) clusterService() *grpc.ServiceDesc {
+	const name = "etcdserverpb.Cluster"
+	return &grpc.ServiceDesc{
+		ServiceName: name,
+		HandlerType: (*any)(nil),
+		Methods: []grpc.MethodDesc{
+			unary(a, name, "MemberList", decoded[pb.MemberListRequest], a.memberList),
+			unserved[pb.MemberAddRequest](a, name, "MemberAdd"),
+			unserved[pb.MemberRemoveRequest](a, name, "MemberRemove"),
+			unserved[pb.MemberUpdateRequest](a, name, "MemberUpdate"),
+			unserved[pb.MemberPromoteRequest](a, name, "MemberPromote"),
+		},
+		Metadata: "rpc.proto",
+	}
+}
+
+// authService is known and has its rules, but nothing to say yet.
+func (a *API) authService() *grpc.ServiceDesc {
+	const name = "etcdserverpb.Auth"
+	return &grpc.ServiceDesc{
+		ServiceName: name,
+		HandlerType: (*any)(nil),
+		Methods: []grpc.MethodDesc{
+			unserved[pb.AuthEnableRequest](a, name, "AuthEnable"),
+			unserved[pb.AuthDisableRequest](a, name, "AuthDisable"),
+			unserved[pb.AuthStatusRequest](a, name, "AuthStatus"),
+			unserved[pb.AuthenticateRequest](a, name, "Authenticate"),
+			unserved[pb.AuthUserAddRequest](a, name, "UserAdd"),
+			unserved[pb.AuthUserGetRequest](a, name, "UserGet"),
+			unserved[pb.AuthUserListRequest](a, name, "UserList"),
+			unserved[pb.AuthUserDeleteRequest](a, name, "UserDelete"),
+			unserved[pb.AuthUserChangePasswordRequest](a, name, "UserChangePassword"),
+			unserved[pb.AuthUserGrantRoleRequest](a, name, "UserGrantRole"),
+			unserved[pb.AuthUserRevokeRoleRequest](a, name, "UserRevokeRole"),
+			unserved[pb.AuthRoleAddRequest](a, name, "RoleAdd"),
+			unserved[pb.AuthRoleGetRequest](a, name, "RoleGet"),
+			unserved[pb.AuthRoleListRequest](a, name, "RoleList"),
+			unserved[pb.AuthRoleDeleteRequest](a, name, "RoleDelete"),
+			unserved[pb.AuthRoleGrantPermissionRequest](a, name, "RoleGrantPermission"),
+			unserved[pb.AuthRoleRevokePermissionRequest](a, name, "RoleRevokePermission"),
+		},
+		Metadata: "rpc.proto",
+	}
+}
+
+// unserved is a method that is answered as gRPC answers one that is not
+// implemented, but counted and checked like the others.
+func unserved[M any, P interface {
+	*M
+	proto.Message
+}](a *API, service, name string) grpc.MethodDesc {
+	return unary(a, service, name, decoded[M, P], func(context.Context, P, []byte) (any, error) {
+		return nil, status.Error(codes.Unimplemented, "method "+name+" not implemented")
+	})
+}
+
+// memberList answers with a header without a revision, as all Member calls do.
+func (a *API) memberList(ctx context.Context, r *pb.MemberListRequest, _ []byte) (any, error) {
+	if r.Linearizable {
+		if err := a.member.Barrier(ctx); err != nil {
+			return nil, err
+		}
+	}
+	v := a.member.View()
+	reply := &pb.MemberListResponse{Header: a.message(v)}
+	reply.Header.Revision = 0
+	for _, m := range v.Members.Members() {
+		reply.Members = append(reply.Members, &pb.Member{
+			ID: uint64(m.ID), Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, IsLearner: m.Learner,
+		})
+	}
+	return reply, nil
+}

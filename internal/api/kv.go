@@ -1,0 +1,114 @@
+package api
+
+import (
+	"context"
+	"errors"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+
+	"kvd/internal/mvcc"
+	"kvd/internal/state"
+)
+
+func (a *API) kv() *grpc.ServiceDesc {
+	const name = "etcdserverpb.KV"
+	return &grpc.ServiceDesc{
+		ServiceName: name,
+		HandlerType: (*any)(nil),
+		Methods: []grpc.MethodDesc{
+			unary(a, name, "Range", state.DecodeRange, a.rangeKeys),
+			unary(a, name, "Put", state.DecodePut, a.put),
+			unary(a, name, "DeleteRange", state.DecodeDeleteRange, a.deleteRange),
+			unary(a, name, "Txn", state.DecodeTxn, a.txn),
+			unary(a, name, "Compact", decoded[pb.CompactionRequest], a.compact),
+		},
+		Streams: []grpc.StreamDesc{
+			stream(a, name, grpc.StreamDesc{StreamName: "RangeStream", ServerStreams: true}, a.rangeStream),
+		},
+		Metadata: "rpc.proto",
+	}
+}
+
+func (a *API) rangeKeys(ctx context.Context, r *pb.RangeRequest, _ []byte) (any, error) {
+	if err := checkRange(r); err != nil {
+		return nil, err
+	}
+	if !r.Serializable {
+		if err := a.member.Barrier(ctx); err != nil {
+			return nil, err
+		}
+	}
+	v, page, err := read(a, func(v *state.View) (*state.RangeReply, error) { return v.Range(r) })
+	if err != nil {
+		return nil, err
+	}
+	return encodeRange(page, a.header(v)), nil
+}
+
+// read asks the newest view, and again while a compaction takes it away under
+// the reading.
+func read[R any](a *API, ask func(*state.View) (R, error)) (*state.View, R, error) {
+	for {
+		v := a.member.View()
+		r, err := ask(v)
+		if !errors.Is(err, mvcc.ErrCollected) {
+			return v, r, err
+		}
+	}
+}
+
+func (a *API) put(ctx context.Context, r *pb.PutRequest, raw []byte) (any, error) {
+	req := &state.Request{Put: r}
+	if err := a.checkQuota(ctx, req); err != nil {
+		return nil, err
+	}
+	if err := checkPut(r); err != nil {
+		return nil, err
+	}
+	return a.propose(ctx, req, raw)
+}
+
+func (a *API) deleteRange(ctx context.Context, r *pb.DeleteRangeRequest, raw []byte) (any, error) {
+	if err := checkDelete(r); err != nil {
+		return nil, err
+	}
+	return a.propose(ctx, &state.Request{DeleteRange: r}, raw)
+}
+
+func (a *API) txn(ctx context.Context, r *pb.TxnRequest, raw []byte) (any, error) {
+	req := &state.Request{Txn: r}
+	if err := a.checkQuota(ctx, req); err != nil {
+		return nil, err
+	}
+	if err := checkTxn(r, a.o.MaxTxnOps); err != nil {
+		return nil, err
+	}
+	only, barrier := readsOnly(r)
+	if !only {
+		return a.propose(ctx, req, raw)
+	}
+	if barrier {
+		if err := a.member.Barrier(ctx); err != nil {
+			return nil, err
+		}
+	}
+	v, reply, err := read(a, func(v *state.View) (*state.TxnReply, error) { return v.ReadTxn(r) })
+	if err != nil {
+		return nil, err
+	}
+	return encode(reply, a.header(v)), nil
+}
+
+func (a *API) compact(ctx context.Context, r *pb.CompactionRequest, _ []byte) (any, error) {
+	return a.propose(ctx, &state.Request{Compaction: r}, nil)
+}
+
+// propose runs a command and encodes its reply.
+func (a *API) propose(ctx context.Context, req *state.Request, raw []byte) (any, error) {
+	result, err := a.member.Propose(ctx, req, raw)
+	if err != nil {
+		return nil, err
+	}
+	return encode(result.(reply), a.header(a.member.View())), nil
+}

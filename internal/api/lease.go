@@ -1,0 +1,154 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"kvd/internal/lease"
+	"kvd/internal/state"
+)
+
+func (a *API) lease() *grpc.ServiceDesc {
+	const name = "etcdserverpb.Lease"
+	return &grpc.ServiceDesc{
+		ServiceName: name,
+		HandlerType: (*any)(nil),
+		Methods: []grpc.MethodDesc{
+			unary(a, name, "LeaseGrant", state.DecodeLeaseGrant, a.leaseGrant),
+			unary(a, name, "LeaseRevoke", decoded[pb.LeaseRevokeRequest], a.leaseRevoke),
+			unary(a, name, "LeaseTimeToLive", decoded[pb.LeaseTimeToLiveRequest], a.leaseTimeToLive),
+			unary(a, name, "LeaseLeases", decoded[pb.LeaseLeasesRequest], a.leaseLeases),
+		},
+		Streams: []grpc.StreamDesc{
+			stream(a, name, grpc.StreamDesc{StreamName: "LeaseKeepAlive", ServerStreams: true, ClientStreams: true}, a.leaseKeepAlive),
+		},
+		Metadata: "rpc.proto",
+	}
+}
+
+func (a *API) leaseGrant(ctx context.Context, r *pb.LeaseGrantRequest, _ []byte) (any, error) {
+	req := &state.Request{LeaseGrant: r}
+	if err := a.checkQuota(ctx, req); err != nil {
+		return nil, err
+	}
+	for r.ID == 0 {
+		r.ID = rand.Int64() // chosen before it is proposed: the log decides nothing
+	}
+	return a.propose(ctx, req, nil)
+}
+
+func (a *API) leaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest, _ []byte) (any, error) {
+	return a.propose(ctx, &state.Request{LeaseRevoke: r}, nil)
+}
+
+// leaseTimeToLive says how long a lease has left; -1 for one that is not there.
+func (a *API) leaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest, _ []byte) (any, error) {
+	left, err := a.member.Remaining(ctx, lease.ID(r.ID))
+	v := a.member.View()
+	l, ok := v.Leases.Lease(lease.ID(r.ID))
+	if errors.Is(err, lease.ErrNotFound) || err == nil && !ok {
+		return &pb.LeaseTimeToLiveResponse{Header: a.message(v), ID: r.ID, TTL: -1}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	reply := &pb.LeaseTimeToLiveResponse{Header: a.message(v), ID: r.ID, TTL: int64(left / time.Second), GrantedTTL: l.TTL}
+	if r.Keys {
+		for _, key := range v.Leases.Keys(l.ID) {
+			reply.Keys = append(reply.Keys, []byte(key))
+		}
+	}
+	return reply, nil
+}
+
+func (a *API) leaseLeases(context.Context, *pb.LeaseLeasesRequest, []byte) (any, error) {
+	v := a.member.View()
+	reply := &pb.LeaseLeasesResponse{Header: a.message(v)}
+	for _, l := range v.Leases.All() {
+		reply.Leases = append(reply.Leases, &pb.LeaseStatus{ID: int64(l.ID)})
+	}
+	return reply, nil
+}
+
+// leaseKeepAlive renews one lease after the other; a lease that is not there
+// gets a TTL of 0. It ends when the client has said all, or with the first
+// other error.
+func (a *API) leaseKeepAlive(c *call) error {
+	failed := make(chan error, 1)
+	go func() { failed <- a.renewals(c) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-c.ctx.Done():
+		// The goroutine ends with the stream, which ends with this return.
+		return context.Cause(c.ctx)
+	}
+}
+
+func (a *API) renewals(c *call) error {
+	for {
+		in, err := c.receive()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			c.failed(err, "receive", "lease-keepalive")
+			return err
+		}
+		id, err := decodeRenewal(in)
+		if err != nil {
+			return malformed(err)
+		}
+		// Taken before renewing, so that a revision is never newer than the
+		// renewal it comes with: the lease may be gone by then.
+		h := a.header(a.member.View())
+		ttl, err := a.member.Renew(c.ctx, id)
+		if errors.Is(err, lease.ErrNotFound) {
+			ttl, err = 0, nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := c.send(encode(renewal{id, ttl}, h)); err != nil {
+			c.failed(err, "send", "lease-keepalive")
+			return err
+		}
+	}
+}
+
+// decodeRenewal reads a LeaseKeepAliveRequest.
+func decodeRenewal(b []byte) (lease.ID, error) {
+	if len(b) > 0 && b[0] == 1<<3|byte(protowire.VarintType) {
+		if v, n := protowire.ConsumeVarint(b[1:]); n == len(b)-1 {
+			return lease.ID(v), nil
+		}
+	}
+	r, err := decoded[pb.LeaseKeepAliveRequest](b)
+	return lease.ID(r.ID), err
+}
+
+// renewal is a LeaseKeepAliveResponse.
+type renewal struct {
+	id  lease.ID
+	ttl int64
+}
+
+func (r renewal) AppendTo(b []byte, h state.Header) []byte {
+	b = (&state.DoneReply{Revision: h.Revision}).AppendTo(b, h)
+	b = appendInt(b, 2, uint64(r.id))
+	return appendInt(b, 3, uint64(r.ttl))
+}
+
+func appendInt(b []byte, field protowire.Number, v uint64) []byte {
+	if v == 0 {
+		return b
+	}
+	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), v)
+}

@@ -1,0 +1,188 @@
+package api
+
+import (
+	"context"
+	"log/slog"
+	"time"
+	"unicode/utf8"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"google.golang.org/protobuf/proto"
+)
+
+// method is one RPC: its rule, its counters, and what every call of it passes.
+type method struct {
+	api  *API
+	name string // /package.Service/Method
+	rule rule
+	count
+}
+
+func (a *API) method(service, name, kind string) *method {
+	full := "/" + service + "/" + name
+	r, ok := rules[full]
+	if !ok {
+		panic("api: no rule for " + full) // found by any test that makes an API
+	}
+	return &method{api: a, name: full, rule: r, count: a.metrics.method(kind, service, name)}
+}
+
+// Metadata that clients send.
+const (
+	versionKey = "client-api-version"
+	leaderKey  = "hasleader"
+)
+
+// admit is what a call passes before anything else: may it be made, is its
+// metadata sound, and does it get the leader it asks for.
+func (m *method) admit(ctx context.Context, kind string) (led bool, err error) {
+	if err := m.rule.permit(m.api); err != nil {
+		return false, err
+	}
+	version := "unknown"
+	if v := metadata.ValueFromIncomingContext(ctx, versionKey); len(v) > 0 {
+		version = v[0]
+	}
+	if !utf8.ValidString(version) {
+		return false, errClientVersion
+	}
+	m.api.metrics.client(kind, version)
+	if v := metadata.ValueFromIncomingContext(ctx, leaderKey); len(v) > 0 && v[0] == "true" {
+		if m.api.leaderless() {
+			return true, errNoLeader
+		}
+		led = true
+	}
+	return led, nil
+}
+
+// unary makes a method of one request and one reply. Decode reads the request
+// from the bytes that came, which it may alias; serve gets both.
+func unary[R any](a *API, service, name string, decode func([]byte) (R, error), serve func(ctx context.Context, r R, raw []byte) (any, error)) grpc.MethodDesc {
+	m := a.method(service, name, kindUnary)
+	handle := func(ctx context.Context, read func(any) error) (any, error) {
+		var in payload
+		if err := read(&in); err != nil {
+			return nil, err
+		}
+		r, err := decode(in)
+		if err != nil {
+			return nil, malformed(err)
+		}
+		m.received.Inc()
+		if _, err := m.admit(ctx, "unary"); err != nil {
+			return nil, err
+		}
+		reply, err := serve(ctx, r, in)
+		if err != nil {
+			return nil, wire(err)
+		}
+		m.sent.Inc()
+		return reply, nil
+	}
+	return grpc.MethodDesc{
+		MethodName: name,
+		Handler: func(_ any, ctx context.Context, read func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			began := time.Now()
+			m.started.Inc()
+			reply, err := handle(ctx, read)
+			m.done(err, began)
+			if took := time.Since(began); took > a.o.SlowRequest {
+				m.slow(ctx, took, err)
+			}
+			return reply, err
+		},
+	}
+}
+
+// malformed is what gRPC itself says of a request that does not decode.
+func malformed(err error) error {
+	return status.Errorf(codes.Internal, "grpc: error unmarshalling request: %v", err)
+}
+
+// decoded reads a request the ordinary way.
+func decoded[M any, P interface {
+	*M
+	proto.Message
+}](raw []byte) (P, error) {
+	m := P(new(M))
+	return m, proto.Unmarshal(raw, m)
+}
+
+// stream makes a method with a stream on either side or both.
+func stream(a *API, service string, desc grpc.StreamDesc, serve func(*call) error) grpc.StreamDesc {
+	kind := kindServerStream
+	if desc.ClientStreams {
+		kind = kindBidiStream
+	}
+	m := a.method(service, desc.StreamName, kind)
+	desc.Handler = func(_ any, s grpc.ServerStream) error {
+		began := time.Now()
+		m.started.Inc()
+		err := m.stream(s, serve)
+		m.done(err, began)
+		return err
+	}
+	return desc
+}
+
+func (m *method) stream(s grpc.ServerStream, serve func(*call) error) error {
+	led, err := m.admit(s.Context(), "stream")
+	if err != nil {
+		return err
+	}
+	ctx, done := m.api.streams.add(s.Context(), led)
+	defer done()
+	return wire(serve(&call{ctx: ctx, stream: s, method: m}))
+}
+
+// call is one call of a streaming method.
+type call struct {
+	ctx    context.Context // ends with the stream, the server, or the leader if one was asked for
+	stream grpc.ServerStream
+	*method
+}
+
+func (c *call) receive() (payload, error) {
+	var in payload
+	err := c.stream.RecvMsg(&in)
+	if err == nil {
+		c.received.Inc()
+	}
+	return in, err
+}
+
+func (c *call) send(m any) error {
+	err := c.stream.SendMsg(m)
+	if err == nil {
+		c.sent.Inc()
+	}
+	return err
+}
+
+// slow tells of a call that took long.
+func (m *method) slow(ctx context.Context, took time.Duration, err error) {
+	remote := "unknown"
+	if p, ok := peer.FromContext(ctx); ok {
+		remote = p.Addr.String()
+	}
+	m.api.log.LogAttrs(ctx, slog.LevelWarn, "a request took long",
+		slog.String("method", m.name), slog.String("remote", remote),
+		slog.Duration("took", took), slog.Duration("expected", m.api.o.SlowRequest),
+		slog.String("code", status.Code(err).String()))
+}
+
+// failed counts a stream that broke through no wish of its client.
+func (c *call) failed(err error, doing, name string) {
+	switch code := status.Code(err); {
+	case c.ctx.Err() != nil, code == codes.Canceled, code == codes.DeadlineExceeded:
+	default:
+		c.api.metrics.streamFailures.WithLabelValues(doing, name).Inc()
+		c.api.log.Warn("a stream has failed", "method", c.name, "doing", doing, "error", err)
+	}
+}

@@ -1,0 +1,147 @@
+package api
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// The kinds of methods, as grpc_server_* metrics name them.
+const (
+	kindUnary        = "unary"
+	kindServerStream = "server_stream"
+	kindBidiStream   = "bidi_stream"
+)
+
+// metrics carry etcd's names.
+type metrics struct {
+	started, handled, received, sent *prometheus.CounterVec
+	handling                         *prometheus.HistogramVec // nil unless asked for
+	streamFailures                   *prometheus.CounterVec
+	sendEvents, sendPerEvent         prometheus.Histogram
+	sendControl, sendProgress        prometheus.Histogram
+	requests                         *prometheus.CounterVec
+	sentBytes, receivedBytes         prometheus.Counter
+	clients                          clients
+}
+
+func newMetrics(registry prometheus.Registerer, extensive bool) *metrics {
+	m := &metrics{}
+	counter := func(namespace, subsystem, name, help string, labels ...string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Subsystem: subsystem, Name: name, Help: help}, labels)
+		registry.MustRegister(c)
+		return c
+	}
+	histogram := func(name, help string) prometheus.Histogram {
+		h := prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "etcd_debugging", Subsystem: "server", Name: "watch_send_loop_" + name + "_seconds", Help: help,
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
+		})
+		registry.MustRegister(h)
+		return h
+	}
+	m.started = counter("grpc", "server", "started_total", "Calls started on the server.", "grpc_type", "grpc_service", "grpc_method")
+	m.handled = counter("grpc", "server", "handled_total", "Calls completed on the server, whatever the result.", "grpc_type", "grpc_service", "grpc_method", "grpc_code")
+	m.received = counter("grpc", "server", "msg_received_total", "Messages received by the server.", "grpc_type", "grpc_service", "grpc_method")
+	m.sent = counter("grpc", "server", "msg_sent_total", "Messages sent by the server.", "grpc_type", "grpc_service", "grpc_method")
+	if extensive {
+		m.handling = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "grpc", Subsystem: "server", Name: "handling_seconds", Help: "Time until the server had handled a call.", Buckets: prometheus.DefBuckets,
+		}, []string{"grpc_type", "grpc_service", "grpc_method"})
+		registry.MustRegister(m.handling)
+	}
+	m.requests = counter("etcd", "server", "client_requests_total", "Requests by the version of the client's API.", "type", "client_api_version")
+	m.sentBytes = counter("etcd", "network", "client_grpc_sent_bytes_total", "Bytes of messages sent to gRPC clients.").WithLabelValues()
+	m.receivedBytes = counter("etcd", "network", "client_grpc_received_bytes_total", "Bytes of messages received from gRPC clients.").WithLabelValues()
+	m.streamFailures = counter("etcd", "network", "server_stream_failures_total", "Streams of this member that failed.", "Type", "API")
+	m.sendEvents = histogram("watch_stream_duration", "Time to send one watch response with events.")
+	m.sendPerEvent = histogram("watch_stream_duration_per_event", "The same, by the number of events in it.")
+	m.sendControl = histogram("control_stream_duration", "Time to send one watch response without events.")
+	m.sendProgress = histogram("progress_duration", "Time to look for watchers that are due a progress response.")
+	return m
+}
+
+// count is one method's counters.
+type count struct {
+	started, received, sent prometheus.Counter
+	codes                   [codes.Unauthenticated + 1]prometheus.Counter
+	handling                prometheus.Observer // may be nil
+}
+
+func (m *metrics) method(kind, service, name string) count {
+	c := count{
+		started:  m.started.WithLabelValues(kind, service, name),
+		received: m.received.WithLabelValues(kind, service, name),
+		sent:     m.sent.WithLabelValues(kind, service, name),
+	}
+	for code := range c.codes {
+		c.codes[code] = m.handled.WithLabelValues(kind, service, name, codes.Code(code).String())
+	}
+	if m.handling != nil {
+		c.handling = m.handling.WithLabelValues(kind, service, name)
+	}
+	return c
+}
+
+// done counts a call's end.
+func (c *count) done(err error, began time.Time) {
+	code := codes.OK
+	if err != nil {
+		if code = status.Code(err); code == codes.Unknown {
+			code = status.FromContextError(err).Code()
+		}
+		if int(code) >= len(c.codes) {
+			code = codes.Unknown
+		}
+	}
+	c.codes[code].Inc()
+	if c.handling != nil {
+		c.handling.Observe(time.Since(began).Seconds())
+	}
+}
+
+// client counts a request by its client's version.
+func (m *metrics) client(kind, version string) { m.clients.counter(m.requests, kind, version).Inc() }
+
+// clients caches the counters of the versions that were seen. The versions are
+// the clients' to choose: past a limit they are counted as one.
+type clients struct {
+	known atomic.Pointer[map[clientKey]prometheus.Counter]
+	mu    sync.Mutex // held by who replaces known
+}
+
+type clientKey struct{ kind, version string }
+
+const (
+	maxVersions     = 64
+	maxVersionBytes = 32
+)
+
+func (c *clients) counter(vec *prometheus.CounterVec, kind, version string) prometheus.Counter {
+	key := clientKey{kind, version}
+	if known := c.known.Load(); known != nil {
+		if counter, ok := (*known)[key]; ok {
+			return counter
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	next := map[clientKey]prometheus.Counter{}
+	if known := c.known.Load(); known != nil {
+		for k, v := range *known {
+			next[k] = v
+		}
+	}
+	if len(next) >= maxVersions || len(version) > maxVersionBytes {
+		return vec.WithLabelValues(kind, "other")
+	}
+	if _, ok := next[key]; !ok {
+		next[key] = vec.WithLabelValues(kind, version)
+		c.known.Store(&next)
+	}
+	return next[key]
+}

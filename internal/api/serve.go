@@ -1,0 +1,157 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+)
+
+// Sizes of gRPC's buffers. DESIGN.md of test/bench says how they were measured.
+const (
+	streamWorkers = 64       // goroutines that keep their stacks between calls
+	writeBuffer   = 64 << 10 // bytes written to a connection at once
+	readBuffer    = 32 << 10 // the same for reading
+	streamWindow  = 1 << 20  // bytes a client may send on a stream ahead of us
+	connWindow    = 4 << 20  // the same on a connection
+)
+
+func (a *API) options() []grpc.ServerOption {
+	o := []grpc.ServerOption{
+		grpc.ForceServerCodecV2(codec{a.metrics}),
+		grpc.MaxRecvMsgSize(a.o.MaxRequestBytes + overhead),
+		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.NumStreamWorkers(streamWorkers),
+		grpc.SharedWriteBuffer(true),
+		grpc.WriteBufferSize(writeBuffer),
+		grpc.ReadBufferSize(readBuffer),
+		grpc.InitialWindowSize(streamWindow),
+		grpc.InitialConnWindowSize(connWindow),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: a.o.KeepAliveMin}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: a.o.KeepAlive, Timeout: a.o.KeepAliveTimeout}),
+		grpc.WaitForHandlers(true),
+	}
+	if a.o.MaxStreams > 0 {
+		o = append(o, grpc.MaxConcurrentStreams(a.o.MaxStreams))
+	}
+	return o
+}
+
+// Run serves the listeners until ctx ends, then lets calls finish for the time
+// of grace. It closes the listeners. An error is one of accepting.
+func (a *API) Run(ctx context.Context, listeners ...net.Listener) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var running sync.WaitGroup
+	running.Go(func() { a.watchLeader(ctx) })
+	for _, l := range listeners {
+		running.Go(func() {
+			if err := a.server.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) && ctx.Err() == nil {
+				cancel(fmt.Errorf("serve clients on %s: %w", l.Addr(), err))
+			}
+		})
+	}
+	<-ctx.Done()
+	a.stop()
+	running.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return nil
+}
+
+// stop ends what would go on for ever, lets the rest finish and closes what
+// has not by the end of the grace time.
+func (a *API) stop() {
+	a.health.Shutdown()
+	a.streams.end(errStopped)
+	late := time.AfterFunc(a.o.Grace, a.server.Stop)
+	a.server.GracefulStop()
+	late.Stop()
+}
+
+// watchLeader ends the streams that asked to need a leader once there has been
+// none for three election timeouts.
+func (a *API) watchLeader(ctx context.Context) {
+	tick := time.NewTicker(a.o.Election)
+	defer tick.Stop()
+	without := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if a.leaderless() {
+			without++
+		} else {
+			without = 0
+		}
+		if without >= 3 {
+			a.streams.endLed(errNoLeader)
+		}
+	}
+}
+
+func (a *API) leaderless() bool { return a.member.Status().Leader == 0 }
+
+// streams are the endless calls that the server may have to end itself. The
+// zero value is ready.
+type streams struct {
+	mu    sync.Mutex
+	open  map[*openStream]struct{}
+	ended error // all of them, those to come included
+}
+
+type openStream struct {
+	cancel context.CancelCauseFunc
+	led    bool // ends when there is no leader
+}
+
+// add returns a context that is cancelled when the stream must end, with the
+// error to end it with as the cause, and what to call when it has ended.
+func (s *streams) add(ctx context.Context, led bool) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	one := &openStream{cancel, led}
+	done := func() {
+		s.mu.Lock()
+		delete(s.open, one)
+		s.mu.Unlock()
+		cancel(nil)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended != nil {
+		cancel(s.ended)
+	}
+	if s.open == nil {
+		s.open = map[*openStream]struct{}{}
+	}
+	s.open[one] = struct{}{}
+	return ctx, done
+}
+
+func (s *streams) end(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = err
+	for one := range s.open {
+		one.cancel(err)
+	}
+}
+
+func (s *streams) endLed(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for one := range s.open {
+		if one.led {
+			one.cancel(err)
+		}
+	}
+}

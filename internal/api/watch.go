@@ -1,0 +1,298 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	"kvd/internal/mvcc"
+	"kvd/internal/watch"
+)
+
+func (a *API) watch() *grpc.ServiceDesc {
+	const name = "etcdserverpb.Watch"
+	return &grpc.ServiceDesc{
+		ServiceName: name,
+		HandlerType: (*any)(nil),
+		Streams: []grpc.StreamDesc{
+			stream(a, name, grpc.StreamDesc{StreamName: "Watch", ServerStreams: true, ClientStreams: true}, a.watchKeys),
+		},
+		Metadata: "rpc.proto",
+	}
+}
+
+// Texts that clients see in a watch response's cancel_reason.
+const (
+	reasonDuplicate = "mvcc: duplicate watch ID provided on the WatchStream"
+)
+
+var reasonCompacted = rpctypes.ErrCompacted.Error()
+
+// noWatcher is the watch_id of answers that are about no single watcher.
+const noWatcher = -1
+
+// watchStream is one Watch call. One goroutine reads requests and makes
+// watchers, the other takes from the sink and sends.
+type watchStream struct {
+	api  *API
+	call *call
+	sink *watch.Sink
+
+	// Owned by the reading goroutine. A watcher that a compaction has ended
+	// keeps its ID until it is cancelled.
+	watchers map[int64]*watch.Watcher
+	nextID   int64
+
+	// Owned by the sending goroutine.
+	quiet map[*watch.Watcher]bool // those that asked for progress: nothing was sent since the last tick
+	box   []byte
+}
+
+// tag is what a watcher's messages are sent with.
+type tag struct {
+	id       int64
+	progress bool
+	fragment bool
+}
+
+func (a *API) watchKeys(c *call) error {
+	w := &watchStream{
+		api: a, call: c, sink: a.hub.Sink(),
+		watchers: map[int64]*watch.Watcher{},
+		quiet:    map[*watch.Watcher]bool{},
+	}
+	defer w.sink.Close()
+	ctx, cancel := context.WithCancelCause(c.ctx)
+	defer cancel(nil)
+	// Reading ends with the stream, that is with this function's return.
+	go func() {
+		if err := w.read(ctx); err != nil {
+			cancel(err)
+		}
+	}()
+	return w.send(ctx)
+}
+
+// ended is how a stream that nobody wanted to end is told to have ended.
+func (w *watchStream) ended(ctx context.Context) error {
+	err := context.Cause(ctx)
+	if errors.Is(err, context.Canceled) {
+		return errWatchCanceled
+	}
+	return err
+}
+
+// read serves requests until the stream ends. A client that has said all it
+// wanted keeps its watchers.
+func (w *watchStream) read(ctx context.Context) error {
+	for {
+		in, err := w.call.receive()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			w.call.failed(err, "receive", "watch")
+			return err
+		}
+		r := &pb.WatchRequest{}
+		if err := proto.Unmarshal(in, r); err != nil {
+			return malformed(err)
+		}
+		if err := w.sink.Admit(ctx); err != nil {
+			return nil
+		}
+		switch u := r.RequestUnion.(type) {
+		case *pb.WatchRequest_CreateRequest:
+			w.create(u.CreateRequest)
+		case *pb.WatchRequest_CancelRequest:
+			if one, ok := w.watchers[u.CancelRequest.GetWatchId()]; ok {
+				one.Cancel()
+				delete(w.watchers, u.CancelRequest.GetWatchId())
+			}
+		case *pb.WatchRequest_ProgressRequest:
+			w.sink.RequestProgress()
+		default:
+			w.api.log.Info("a watch request of an unknown kind is ignored")
+		}
+	}
+}
+
+func (w *watchStream) create(r *pb.WatchCreateRequest) {
+	if r == nil {
+		return
+	}
+	if len(r.Key) == 0 {
+		r.Key = []byte{0} // the smallest key
+	}
+	if r.StartRevision < 0 {
+		w.sink.Refuse(reasonCompacted)
+		return
+	}
+	spec := watch.Spec{
+		Span:     mvcc.Span{Key: r.Key, End: r.RangeEnd},
+		From:     r.StartRevision,
+		Previous: r.PrevKv,
+	}
+	if spec.Span.Empty() {
+		w.sink.Refuse(watch.ErrEmpty.Error())
+		return
+	}
+	for _, f := range r.Filters {
+		spec.NoPuts = spec.NoPuts || f == pb.WatchCreateRequest_NOPUT
+		spec.NoDeletes = spec.NoDeletes || f == pb.WatchCreateRequest_NODELETE
+	}
+	id := r.WatchId
+	if id == 0 {
+		id = w.freeID()
+	} else if _, taken := w.watchers[id]; taken {
+		w.sink.Refuse(reasonDuplicate)
+		return
+	}
+	one, err := w.api.hub.Watch(spec, w.sink, &tag{id: id, progress: r.ProgressNotify, fragment: r.Fragment})
+	if err != nil {
+		w.sink.Refuse(err.Error())
+		return
+	}
+	w.watchers[id] = one
+}
+
+// freeID counts up; it never goes back to what was used before.
+func (w *watchStream) freeID() int64 {
+	for {
+		id := w.nextID
+		w.nextID++
+		if _, taken := w.watchers[id]; !taken {
+			return id
+		}
+	}
+}
+
+// send sends what the sink holds, and progress to quiet watchers now and then,
+// until ctx ends or sending fails.
+func (w *watchStream) send(ctx context.Context) error {
+	// The jitter keeps streams that began together from answering together.
+	interval := w.api.o.ProgressInterval
+	tick := time.NewTicker(interval + rand.N(interval/10))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return w.ended(ctx)
+		case <-tick.C:
+			if err := w.progress(); err != nil {
+				return err
+			}
+		case <-w.sink.Ready():
+			for m := w.sink.Take(); m != nil; m = w.sink.Take() {
+				if err := w.deliver(m); err != nil {
+					return err
+				}
+			}
+		}
+	}
+}
+
+// deliver sends one message of the sink.
+func (w *watchStream) deliver(m *watch.Message) error {
+	began := time.Now()
+	err := w.transmit(m)
+	if err != nil {
+		w.call.failed(err, "send", "watch")
+		if w.call.ctx.Err() != nil {
+			return w.ended(w.call.ctx)
+		}
+		return err
+	}
+	took := time.Since(began).Seconds()
+	if m.Kind == watch.Events {
+		w.api.metrics.sendEvents.Observe(took)
+		w.api.metrics.sendPerEvent.Observe(took / float64(m.Count))
+	} else {
+		w.api.metrics.sendControl.Observe(took)
+	}
+	return nil
+}
+
+func (w *watchStream) transmit(m *watch.Message) error {
+	h := w.api.header(w.api.member.View())
+	h.Revision = m.Revision
+	r := watchReply{header: h, id: noWatcher}
+	if m.Watcher == nil {
+		if m.Kind == watch.Refused {
+			r.created, r.canceled, r.reason = true, true, m.Reason
+		}
+		return w.call.send(r.encode(nil))
+	}
+	t := m.Watcher.Tag.(*tag)
+	r.id = t.id
+	switch m.Kind {
+	case watch.Created:
+		r.created = true
+		if t.progress {
+			w.quiet[m.Watcher] = true
+		}
+	case watch.Cancelled:
+		r.canceled, r.compacted, r.reason = true, m.Compacted, m.Reason
+		delete(w.quiet, m.Watcher)
+	case watch.Events:
+		if t.progress {
+			w.quiet[m.Watcher] = false
+		}
+		if limit := w.api.o.MaxRequestBytes + overhead; t.fragment && m.Count > 1 && r.size()+m.Bytes >= limit {
+			return w.fragments(&r, m.Pieces, limit)
+		}
+	}
+	return w.call.send(r.encode(m.Pieces))
+}
+
+// fragments sends a response in parts that stay below limit, each with at
+// least one event.
+func (w *watchStream) fragments(r *watchReply, pieces [][]byte, limit int) error {
+	events := splitEvents(pieces)
+	r.fragment = true
+	for len(events) > 0 {
+		n, size := 1, r.size()+len(events[0])
+		for n < len(events) && size+len(events[n]) < limit {
+			size += len(events[n])
+			n++
+		}
+		r.fragment = n < len(events)
+		if err := w.call.send(r.encode(events[:n])); err != nil {
+			return err
+		}
+		events = events[n:]
+	}
+	return nil
+}
+
+// progress tells watchers that asked for it how far they are, unless something
+// was sent to them since the last tick.
+func (w *watchStream) progress() error {
+	began := time.Now()
+	for one, quiet := range w.quiet {
+		w.quiet[one] = true
+		if !quiet {
+			continue
+		}
+		rev, ok := one.Progress()
+		if !ok {
+			continue
+		}
+		h := w.api.header(w.api.member.View())
+		h.Revision = rev
+		r := watchReply{header: h, id: one.Tag.(*tag).id}
+		if err := w.call.send(r.encode(nil)); err != nil {
+			w.call.failed(err, "send", "watch")
+			return err
+		}
+	}
+	w.api.metrics.sendProgress.Observe(time.Since(began).Seconds())
+	return nil
+}

@@ -1,0 +1,74 @@
+package config
+
+import "fmt"
+
+// missing is something an operator can ask for that this version of kvd
+// cannot do.
+type missing struct {
+	option string
+	asked  func(c *Config) bool
+	reason string
+}
+
+// missingParts is what is still to come. A row goes when its part is there.
+func missingParts() []missing {
+	on := func(g Gate) func(*Config) bool { return func(c *Config) bool { return c.Gates.On(g) } }
+	return []missing{
+		{"initial-cluster", func(c *Config) bool { return len(c.Cluster.Initial.Members) > 1 },
+			"this version runs clusters of one member"},
+		{"initial-cluster-state", func(c *Config) bool { return c.Cluster.State == "existing" },
+			"this version cannot join a cluster"},
+		{"discovery-endpoints", func(c *Config) bool { return len(c.Discovery.Endpoints) > 0 },
+			"this version cannot discover a cluster"},
+		{"discovery-srv", func(c *Config) bool { return c.Discovery.SRVDomain != "" || c.Discovery.SRVName != "" },
+			"this version cannot discover a cluster"},
+		{"force-new-cluster", func(c *Config) bool { return c.Unsafe.ForceNewCluster },
+			"this version cannot cut a member out of its cluster"},
+		{"auth-token", func(c *Config) bool { return c.Auth.Token != "simple" },
+			"this version makes simple tokens only"},
+		{"auto-tls", func(c *Config) bool { return c.ClientTLS.Auto },
+			"this version does not make certificates"},
+		{"peer-auto-tls", func(c *Config) bool { return c.PeerTLS.Auto },
+			"this version does not make certificates"},
+		{"client-crl-file", func(c *Config) bool { return c.ClientTLS.CRLFile != "" },
+			"this version does not check for revoked certificates"},
+		{"peer-crl-file", func(c *Config) bool { return c.PeerTLS.CRLFile != "" },
+			"this version does not check for revoked certificates"},
+		{"enable-distributed-tracing", func(c *Config) bool { return c.Tracing.Enabled },
+			"this version sends no spans"},
+		{"enable-log-rotation", func(c *Config) bool { return c.Log.Rotation },
+			"this version does not rotate its log; let logrotate or the journal do it"},
+		{"listen-client-urls", func(c *Config) bool { return plainAndSecure(c) },
+			"this version does not serve http and https on one address"},
+		{"feature-gates", on(LeaseCheckpoint), "this version makes no checkpoints of leases (LeaseCheckpoint)"},
+		{"feature-gates", on(LeaseCheckpointPersist), "this version makes no checkpoints of leases (LeaseCheckpointPersist)"},
+		{"feature-gates", on(PriorityRequest), "this version gives no request priority (PriorityRequest)"},
+		{"feature-gates", on(StopGRPCServiceOnDefrag), "this version goes on serving while it defragments (StopGRPCServiceOnDefrag)"},
+	}
+}
+
+// NotYet returns what was asked for and this version of kvd cannot do, each
+// with the reason. A daemon must refuse to start on it: an option that is
+// silently ignored is worse than one that is missing.
+func (c *Config) NotYet() []string {
+	var texts []string
+	for _, m := range missingParts() {
+		if m.asked(c) {
+			texts = append(texts, fmt.Sprintf("%s (%s): %s", m.option, c.Origin(m.option), m.reason))
+		}
+	}
+	return texts
+}
+
+// plainAndSecure says whether one address is to be served in both ways.
+func plainAndSecure(c *Config) bool {
+	all := append(c.Listen.Client[:len(c.Listen.Client):len(c.Listen.Client)], c.Listen.ClientHTTP...)
+	for i, u := range all {
+		for _, o := range all[:i] {
+			if u.Scheme != o.Scheme && sameAddress(u, o) {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,189 @@
+package config
+
+func serviceOptions() []*option {
+	return []*option{
+		{
+			name: "auth-token", section: sectionAuth, standard: "simple", values: "simple, or jwt and its options",
+			help: "Kind of token that a user gets for a password.",
+			bind: func(c *Config) value { return text{&c.Auth.Token} },
+		},
+		{
+			name: "bcrypt-cost", section: sectionAuth, standard: "10", values: "4 to 31",
+			help: "Cost of hashing a password.",
+			bind: func(c *Config) value { return number[int]{&c.Auth.BcryptCost, 0} },
+		},
+		{
+			name: "auth-token-ttl", section: sectionAuth, standard: "300",
+			help: "Life of a token.",
+			bind: func(c *Config) value { return seconds{&c.Auth.TokenTTL} },
+		},
+		{
+			name: "enable-pprof", section: sectionMonitoring, standard: "false",
+			help: "Serve profiles below /debug/pprof/ on the client URLs.",
+			bind: func(c *Config) value { return boolean{&c.HTTP.Pprof} },
+		},
+		{
+			name: "metrics", section: sectionMonitoring, standard: "basic", values: "basic or extensive",
+			help: "Detail of the metrics; extensive adds histograms of gRPC calls.",
+			bind: func(c *Config) value { return text{&c.HTTP.Metrics} },
+		},
+		{
+			name: "listen-metrics-urls", section: sectionMonitoring,
+			help: "URLs to listen on for metrics and health alone. https uses the certificate for clients.",
+			bind: func(c *Config) value { return urls{&c.Listen.Metrics, ""} },
+		},
+	}
+}
+
+func observeOptions() []*option {
+	return []*option{
+		{
+			name: "logger", section: sectionLog, standard: "zap", values: "zap",
+			help: "Accepted for etcd's sake; the only value is zap.",
+			bind: func(c *Config) value { return text{&c.Log.Logger} },
+		},
+		{
+			name: "log-outputs", section: sectionLog, standard: "default",
+			values: "list of default, stderr, stdout, systemd/journal and paths",
+			help:   "Where the log goes; default is standard error.",
+			bind:   func(c *Config) value { return set{&c.Log.Outputs} },
+		},
+		{
+			name: "log-level", section: sectionLog, standard: "info", traits: reloadable,
+			help: "Level below which nothing is logged.",
+			bind: func(c *Config) value { return level{&c.Log.Level} },
+		},
+		{
+			name: "log-format", section: sectionLog, standard: "auto", values: "auto, json, text or journal", traits: own,
+			help: "How the log is written; auto means journal under systemd, text on a terminal, json elsewhere. " +
+				"etcd's console means text.",
+			bind: func(c *Config) value { return text{&c.Log.Format} },
+		},
+		{
+			name: "enable-log-rotation", section: sectionLog, standard: "false",
+			help: "Rotate the one file that log-outputs names.",
+			bind: func(c *Config) value { return boolean{&c.Log.Rotation} },
+		},
+		{
+			name: "log-rotation-config-json", section: sectionLog, values: "JSON object",
+			standard: `{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}`,
+			help:     "How: maxsize in MB, maxage in days (0: no limit), maxbackups (0: no limit), localtime, compress.",
+			bind:     func(c *Config) value { return text{&c.Log.RotationJSON} },
+		},
+		{
+			name: "warning-unary-request-duration", section: sectionLog, standard: "300ms",
+			help: "Time after which a request is logged as slow (0 means the default).",
+			bind: func(c *Config) value { return duration{&c.Limits.WarnUnary} },
+		},
+		{
+			name: "enable-distributed-tracing", section: sectionTracing, standard: "false",
+			help: "Send spans of requests to a collector.",
+			bind: func(c *Config) value { return boolean{&c.Tracing.Enabled} },
+		},
+		{
+			name: "distributed-tracing-address", section: sectionTracing, standard: "localhost:4317",
+			help: "Address of the collector.",
+			bind: func(c *Config) value { return text{&c.Tracing.Address} },
+		},
+		{
+			name: "distributed-tracing-service-name", section: sectionTracing, standard: "etcd",
+			help: "Name of the service in the spans, the same on all members.",
+			bind: func(c *Config) value { return text{&c.Tracing.ServiceName} },
+		},
+		{
+			name: "distributed-tracing-instance-id", section: sectionTracing,
+			help: "Name of this member in the spans.",
+			bind: func(c *Config) value { return text{&c.Tracing.InstanceID} },
+		},
+		{
+			name: "distributed-tracing-sampling-rate", section: sectionTracing, standard: "0", values: "0 to 1000000",
+			help: "How many of a million requests are traced.",
+			bind: func(c *Config) value { return number[int]{&c.Tracing.SamplingRate, 0} },
+		},
+	}
+}
+
+func featureOptions() []*option {
+	return []*option{
+		{
+			name: "corrupt-check-time", section: sectionFeatures, standard: "0s",
+			help: "Time between two checks that all members hold the same data (0 means never).",
+			bind: func(c *Config) value { return duration{&c.Checks.CorruptInterval} },
+		},
+		{
+			name: "compact-hash-check-time", section: sectionFeatures, standard: "1m",
+			help: "Time between two checks of the hashes that members computed at a compaction.",
+			bind: func(c *Config) value { return duration{&c.Checks.CompactHashInterval} },
+		},
+		{
+			name: "compaction-batch-limit", section: sectionFeatures, standard: "1000", values: "revisions",
+			help: "Number of revisions that a compaction removes at once (0 means the default).",
+			bind: func(c *Config) value { return number[int]{&c.Compaction.BatchLimit, 0} },
+		},
+		{
+			name: "compaction-sleep-interval", section: sectionFeatures, standard: "10ms",
+			help: "Time between two such batches (0 means the default).",
+			bind: func(c *Config) value { return duration{&c.Compaction.SleepInterval} },
+		},
+		{
+			name: "watch-progress-notify-interval", section: sectionFeatures, standard: "10m",
+			help: "Time after which an idle watcher that asked for it is told the revision (0 means the default; at least 100ms).",
+			bind: func(c *Config) value { return duration{&c.Watch.ProgressInterval} },
+		},
+		{
+			name: "warning-apply-duration", section: sectionFeatures, standard: "100ms",
+			help: "Time after which an apply is logged as slow.",
+			bind: func(c *Config) value { return duration{&c.Store.WarnApply} },
+		},
+		{
+			name: "bootstrap-defrag-threshold-megabytes", section: sectionFeatures, standard: "0", values: "MiB",
+			help: "Defragment the store at start if that frees at least this much (0 means never).",
+			bind: func(c *Config) value { return number[uint]{&c.Store.DefragAtStartMiB, 0} },
+		},
+		{
+			name: "downgrade-check-time", section: sectionFeatures, standard: "5s",
+			help: "Time between two looks at whether a downgrade is under way.",
+			bind: func(c *Config) value { return duration{&c.Checks.DowngradeInterval} },
+		},
+	}
+}
+
+func ownOptions() []*option {
+	return []*option{
+		{
+			name: "config-file", section: sectionOwn, values: "path", traits: own | outside,
+			help: "File of options in TOML. Not set: " + DefaultFile + " if it exists. Unlike etcd's, it is merged with flags and variables.",
+			bind: func(c *Config) value { return text{&c.sink.configFile} },
+		},
+		{
+			name: "value-cache-bytes", section: sectionOwn, standard: "64MiB", traits: own,
+			help: "Memory for the values of the latest revisions (0 means none).",
+			bind: func(c *Config) value { return size{&c.Store.ValueCacheBytes, false} },
+		},
+		{
+			name: "flush-interval", section: sectionOwn, standard: "100ms", traits: own,
+			help: "Time that rows may wait before they are written to the store. Nothing acknowledged depends on it: the log has it.",
+			bind: func(c *Config) value { return duration{&c.Store.FlushInterval} },
+		},
+		{
+			name: "version", section: sectionOwn, standard: "false", traits: outside,
+			help: "Print the version and exit.",
+			bind: func(c *Config) value { return boolean{&c.sink.version} },
+		},
+	}
+}
+
+func unsafeOptions() []*option {
+	return []*option{
+		{
+			name: "force-new-cluster", section: sectionUnsafe, standard: "false",
+			help: "Make a new cluster of this member alone out of its data.",
+			bind: func(c *Config) value { return boolean{&c.Unsafe.ForceNewCluster} },
+		},
+		{
+			name: "unsafe-no-fsync", section: sectionUnsafe, standard: "false",
+			help: "Do not wait for the disk. A crash of the machine loses acknowledged writes.",
+			bind: func(c *Config) value { return boolean{&c.Unsafe.NoFsync} },
+		},
+	}
+}

@@ -1,0 +1,16 @@
+package daemon
+
+import "log/slog"
+
+// The events that an operator may want to be told of, by the MESSAGE_ID that
+// the journal finds them by.
+const (
+	messageReady    = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c01"
+	messageStopping = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c02"
+	messageFailed   = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c03"
+	messageReloaded = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c04"
+	messageRefused  = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c05"
+)
+
+// message marks a log record with its MESSAGE_ID.
+func message(id string) slog.Attr { return slog.String("message_id", id) }

@@ -1,0 +1,68 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+
+	"kvd/internal/config"
+	"kvd/internal/listen"
+	"kvd/internal/sd"
+)
+
+// ports are everything that the member listens on.
+type ports struct {
+	peer, client, http, metrics listen.Ports
+}
+
+func (p *ports) close() {
+	for _, role := range []listen.Ports{p.metrics, p.http, p.client, p.peer} {
+		role.Close() //nolint:errcheck // most are closed by who served them
+	}
+}
+
+// listen opens all ports, or takes over those that the service manager has
+// opened. From now on connections wait in the kernel to be served.
+func (m *running) listen(ctx context.Context) (err error) {
+	inherited, err := sd.Inherit()
+	if err != nil {
+		return err
+	}
+	defer inherited.Close()
+	c := m.config
+	both := listen.Both
+	if len(c.Listen.ClientHTTP) > 0 {
+		both = listen.GRPC
+	}
+	for _, r := range []struct {
+		to    *listen.Ports
+		files string
+		role  listen.Role
+	}{
+		{&m.ports.peer, sd.SocketPeer, listen.Role{Option: "listen-peer-urls", URLs: c.Listen.Peer, Options: m.security(c.PeerTLS, listen.HTTP)}},
+		{&m.ports.client, sd.SocketClient, listen.Role{Option: "listen-client-urls", URLs: c.Listen.Client, Options: m.security(c.ClientTLS, both)}},
+		{&m.ports.http, "", listen.Role{Option: "listen-client-http-urls", URLs: c.Listen.ClientHTTP, Options: m.security(c.ClientTLS, listen.HTTP)}},
+		{&m.ports.metrics, sd.SocketMetrics, listen.Role{Option: "listen-metrics-urls", URLs: c.Listen.Metrics, Options: m.security(c.ClientTLS, listen.HTTP)}},
+	} {
+		r.role.Name = r.files
+		r.role.Configured = c.Given(r.role.Option)
+		*r.to, err = listen.Open(ctx, r.role, inherited[r.files])
+		if err != nil {
+			m.ports.close()
+			return errors.Join(err)
+		}
+	}
+	return nil
+}
+
+// security is how connections of a role are accepted.
+func (m *running) security(c config.Certificates, protocol listen.Protocol) listen.Options {
+	l := m.config.Listen
+	return listen.Options{
+		Protocol:  protocol,
+		ReusePort: l.ReusePort, ReuseAddress: l.ReuseAddress,
+		CertFile: c.CertFile, KeyFile: c.KeyFile, TrustedCAFile: c.TrustedCAFile,
+		ClientCertAuth: c.ClientCertAuth, AllowedCNs: c.AllowedCNs, AllowedHostnames: c.AllowedHostnames,
+		CipherSuites: m.config.TLS.CipherSuites, MinVersion: m.config.TLS.MinVersion, MaxVersion: m.config.TLS.MaxVersion,
+		Log: m.log,
+	}
+}

@@ -1,0 +1,52 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Limits of an HTTP/1 connection. Nothing that is served reads a long body.
+const (
+	headerTimeout = 5 * time.Minute // to send a request's headers, as etcd has it
+	headerBytes   = 1 << 20
+	bodyBytes     = 8 << 20
+	idleTimeout   = 10 * time.Minute
+	grace         = time.Second // for requests to finish at the end
+)
+
+// Serve serves handler on the listeners until ctx ends, and returns when all
+// requests have ended. It closes the listeners.
+func Serve(ctx context.Context, handler http.Handler, listeners ...net.Listener) error {
+	server := &http.Server{
+		Handler:           http.MaxBytesHandler(handler, bodyBytes),
+		ReadHeaderTimeout: headerTimeout,
+		MaxHeaderBytes:    headerBytes,
+		IdleTimeout:       idleTimeout,
+	}
+	failed := make(chan error, len(listeners))
+	var serving sync.WaitGroup
+	for _, l := range listeners {
+		serving.Go(func() {
+			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) && ctx.Err() == nil {
+				failed <- fmt.Errorf("serve HTTP on %s: %w", l.Addr(), err)
+			}
+		})
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	if server.Shutdown(last) != nil {
+		server.Close() //nolint:errcheck // it ends what did not end by itself
+	}
+	serving.Wait()
+	return err
+}

@@ -1,0 +1,169 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+const (
+	maxMessageBytes   = 1 << 20  // of entries in one message to a peer
+	maxMessages       = 512      // on their way to one peer
+	maxApplyBytes     = 16 << 20 // handed to the applier and not applied
+	maxUncommitted    = 1 << 30  // past it raft drops proposals; the intake refuses them before
+	readContextLength = 8
+)
+
+// Core is raft as the loop sees it: it takes ticks, messages and proposals and
+// hands out work. It has no goroutine and no clock; one goroutine uses it.
+type Core struct {
+	node *raft.RawNode
+	self uint64
+
+	leader  uint64
+	state   raft.StateType
+	term    uint64
+	commit  uint64
+	applied uint64 // as raft has been told; <= commit
+	conf    *raftpb.ConfState
+}
+
+// CoreOptions say how raft runs. All fields are needed.
+type CoreOptions struct {
+	Self          uint64
+	ElectionTicks int // ticks without a leader before an election; a heartbeat is one tick
+	PreVote       bool
+	Applied       uint64 // the machine is at this entry; raft hands out what comes after it
+}
+
+// NewCore starts raft from its log.
+func NewCore(o CoreOptions, storage raft.Storage, log *slog.Logger) (*Core, error) {
+	hard, conf, err := storage.InitialState()
+	if err != nil {
+		return nil, fmt.Errorf("read the log's state: %w", err)
+	}
+	node, err := raft.NewRawNode(&raft.Config{
+		ID:                        o.Self,
+		ElectionTick:              o.ElectionTicks,
+		HeartbeatTick:             1,
+		Storage:                   storage,
+		Applied:                   o.Applied,
+		AsyncStorageWrites:        true,
+		MaxSizePerMsg:             maxMessageBytes,
+		MaxInflightMsgs:           maxMessages,
+		MaxCommittedSizePerReady:  maxApplyBytes,
+		MaxUncommittedEntriesSize: maxUncommitted,
+		CheckQuorum:               true,
+		PreVote:                   o.PreVote,
+		Logger:                    raftLogger{log},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start raft: %w", err)
+	}
+	c := &Core{node: node, self: o.Self, conf: conf, applied: o.Applied}
+	c.term, c.commit = hard.GetTerm(), max(hard.GetCommit(), o.Applied)
+	return c, nil
+}
+
+// Tick is one heartbeat interval gone by.
+func (c *Core) Tick() { c.node.Tick() }
+
+// Step takes a message: from a peer, or an answer that the appender or the
+// applier delivers. What raft cannot place is no error: messages get lost and
+// come late.
+func (c *Core) Step(m *raftpb.Message) error {
+	err := c.node.Step(m)
+	if errors.Is(err, raft.ErrStepPeerNotFound) || errors.Is(err, raft.ErrProposalDropped) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("step %s: %w", m.GetType(), err)
+	}
+	if m.GetType() == raftpb.MsgStorageApplyResp {
+		if n := len(m.GetEntries()); n > 0 {
+			c.applied = max(c.applied, m.GetEntries()[n-1].GetIndex())
+		}
+	}
+	return nil
+}
+
+// Propose offers entries for the log, in one message. It reports whether they
+// were taken: without a leader, or while the leader hands over, they are not. A
+// leader copies the entries; a follower keeps them.
+func (c *Core) Propose(entries []*raftpb.Entry) bool {
+	err := c.node.Step(&raftpb.Message{Type: raftpb.MsgProp.Enum(), From: &c.self, Entries: entries})
+	return err == nil
+}
+
+// Read asks for the index that a linearizable read with this context has to
+// wait for; the answer comes as Work.Reads. It may get lost.
+func (c *Core) Read(id [readContextLength]byte) { c.node.ReadIndex(id[:]) }
+
+// Change makes a committed change of members take effect. A change that the
+// machine has refused comes with node ID 0.
+func (c *Core) Change(change *raftpb.ConfChange) { c.conf = c.node.ApplyConfChange(change) }
+
+// Campaign starts an election at once.
+func (c *Core) Campaign() error { return c.node.Campaign() }
+
+// Transfer asks that another member be made leader. Nothing says that it will.
+func (c *Core) Transfer(to uint64) { c.node.TransferLeader(to) }
+
+// Work is what raft wants done. Send may go out at once. Append and Apply are
+// for the appender and the applier, each in the order they were handed out.
+type Work struct {
+	Send   []*raftpb.Message
+	Append *raftpb.Message // MsgStorageAppend
+	Apply  *raftpb.Message // MsgStorageApply
+	Reads  []raft.ReadState
+	Moved  bool // leader, role or term are not what they were
+}
+
+// Work hands out what is to be done and has not been handed out before.
+func (c *Core) Work() (Work, bool) {
+	if !c.node.HasReady() {
+		return Work{}, false
+	}
+	ready := c.node.Ready()
+	w := Work{Send: ready.Messages, Reads: ready.ReadStates}
+	// Raft puts its storage messages last: the append, then the apply.
+	for n := len(w.Send); n > 0; n = len(w.Send) {
+		last := w.Send[n-1]
+		switch last.GetTo() {
+		case raft.LocalApplyThread:
+			w.Apply = last
+		case raft.LocalAppendThread:
+			w.Append = last
+		default:
+			n = 0
+		}
+		if n == 0 {
+			break
+		}
+		w.Send = w.Send[:n-1]
+	}
+	if ready.SoftState != nil {
+		c.leader, c.state, w.Moved = ready.Lead, ready.RaftState, true
+	}
+	if hard := ready.HardState; hard != nil {
+		w.Moved = w.Moved || hard.GetTerm() != c.term
+		c.term, c.commit = hard.GetTerm(), hard.GetCommit()
+	}
+	return w, true
+}
+
+// Leading reports whether this member leads.
+func (c *Core) Leading() bool { return c.state == raft.StateLeader }
+
+// Electing reports whether this member's vote is all that an election takes.
+func (c *Core) Electing() bool {
+	return len(c.conf.GetVoters()) == 1 && c.conf.GetVoters()[0] == c.self && len(c.conf.GetVotersOutgoing()) == 0
+}
+
+// Alone reports whether there is no other member, not even a learner.
+func (c *Core) Alone() bool {
+	return c.Electing() && len(c.conf.GetLearners()) == 0 && len(c.conf.GetLearnersNext()) == 0
+}

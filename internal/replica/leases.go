@@ -1,0 +1,235 @@
+package replica
+
+import (
+	"context"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"kvd/internal/lease"
+	"kvd/internal/state"
+)
+
+const (
+	expiryInterval = 500 * time.Millisecond
+	expiryBatch    = 500         // leases revoked in one go
+	catchUpTimeout = time.Second // for what is committed to be applied
+)
+
+// Renew gives a lease its full time again and returns its TTL in seconds. Only
+// the leader can. For a lease that is over but not yet revoked it waits, and
+// ends with lease.ErrNotFound as for one that never was.
+func (r *Replica) Renew(ctx context.Context, id lease.ID) (ttl int64, err error) {
+	return ask(ctx, r, func(l *loop, reply reply[int64]) { l.renewals.renew(id, reply) })
+}
+
+// Remaining is the time that a lease has left; it is negative for one that is
+// over but not yet revoked. Only the leader can tell.
+func (r *Replica) Remaining(ctx context.Context, id lease.ID) (time.Duration, error) {
+	return ask(ctx, r, func(l *loop, reply reply[time.Duration]) { l.renewals.remaining(id, reply) })
+}
+
+// renewals keeps the deadlines of leases on the leader, lets who holds one move
+// it, and proposes the end of those that have passed. The loop owns it.
+type renewals struct {
+	loop      *loop
+	deadlines lease.Deadlines // empty unless this member leads
+	scan      time.Time       // when to look for passed deadlines again
+	revokes   [][]byte        // entries to propose
+	revoking  map[lease.ID]bool
+	ending    map[lease.ID][]reply[int64] // renewals of leases that are over
+	parked    []parked
+}
+
+// parked is a call that waits for an index to be applied, or for this member,
+// which has won its election, to be in office.
+type parked struct {
+	index uint64
+	due   time.Time
+	again func()
+	fail  func(error)
+}
+
+func newRenewals(l *loop) renewals {
+	return renewals{
+		loop: l, deadlines: lease.Deadlines{Retry: l.r.options.requestTimeout()},
+		revoking: map[lease.ID]bool{}, ending: map[lease.ID][]reply[int64]{},
+	}
+}
+
+func (rn *renewals) renew(id lease.ID, answer reply[int64]) {
+	l := rn.loop
+	fail := func(err error) { answer(0, err) }
+	again := func() { rn.renew(id, answer) }
+	if !rn.inOffice(again, fail) {
+		return
+	}
+	found, ok := l.r.view.Load().Leases.Lease(id)
+	if !ok {
+		if !rn.park(again, fail) {
+			fail(lease.ErrNotFound)
+		}
+		return
+	}
+	if at, ok := rn.deadlines.Deadline(id); ok && !at.After(l.now) {
+		rn.ending[id] = append(rn.ending[id], answer)
+		return
+	}
+	rn.deadlines.Set(id, l.now.Add(seconds(found.Left())))
+	l.r.metrics.renewed.Inc()
+	answer(found.TTL, nil)
+}
+
+func (rn *renewals) remaining(id lease.ID, answer reply[time.Duration]) {
+	fail := func(err error) { answer(0, err) }
+	again := func() { rn.remaining(id, answer) }
+	if !rn.inOffice(again, fail) || rn.park(again, fail) {
+		return
+	}
+	found, ok := rn.loop.r.view.Load().Leases.Lease(id)
+	if !ok {
+		fail(lease.ErrNotFound)
+		return
+	}
+	left := seconds(found.Left())
+	if at, ok := rn.deadlines.Deadline(id); ok {
+		left = at.Sub(rn.loop.now)
+	}
+	answer(left, nil)
+}
+
+func seconds(n int64) time.Duration {
+	const most = int64(1<<63-1) / int64(time.Second)
+	return time.Duration(min(n, most)) * time.Second
+}
+
+// inOffice reports whether this member may decide about leases. If it is about
+// to, the call is parked, else it has failed.
+func (rn *renewals) inOffice(again func(), fail func(error)) bool {
+	l := rn.loop
+	switch {
+	case !l.core.Leading():
+		fail(ErrNotLeader)
+		return false
+	case l.led == 0:
+		rn.parked = append(rn.parked, parked{l.core.commit + 1, l.now.Add(catchUpTimeout), again, fail})
+		return false
+	}
+	return true
+}
+
+// park parks the call if something committed is not applied.
+func (rn *renewals) park(again func(), fail func(error)) bool {
+	l := rn.loop
+	if l.r.applied.Load() >= l.core.commit {
+		return false
+	}
+	rn.parked = append(rn.parked, parked{l.core.commit, l.now.Add(catchUpTimeout), again, fail})
+	return true
+}
+
+// caughtUp lets those try again who waited for an index up to this one.
+func (rn *renewals) caughtUp(index uint64) {
+	was := rn.parked
+	rn.parked = nil
+	for _, p := range was {
+		if p.index <= index {
+			p.again()
+		} else {
+			rn.parked = append(rn.parked, p)
+		}
+	}
+}
+
+// note follows what has become of leases in the log.
+func (rn *renewals) note(changes []state.LeaseChange) {
+	for _, c := range changes {
+		id := c.Lease.ID
+		if c.Ended {
+			rn.deadlines.Remove(id)
+			if rn.revoking[id] {
+				delete(rn.revoking, id)
+				rn.loop.r.metrics.expired.Inc()
+			}
+			rn.release(id, lease.ErrNotFound)
+			continue
+		}
+		if _, known := rn.deadlines.Deadline(id); !known && rn.loop.led != 0 {
+			rn.deadlines.Set(id, time.Now().Add(seconds(c.Lease.Left())))
+		}
+	}
+}
+
+func (rn *renewals) release(id lease.ID, err error) {
+	for _, answer := range rn.ending[id] {
+		answer(0, err)
+	}
+	delete(rn.ending, id)
+}
+
+// promote begins to keep deadlines: this member leads, and has applied all that
+// was agreed on before. Nobody knows when the leases were renewed last, so all
+// get their time again, and what the election took.
+func (rn *renewals) promote() {
+	l := rn.loop
+	rn.deadlines.Clear()
+	rn.deadlines.Promote(l.r.view.Load().Leases, time.Now(), l.r.options.Election)
+	rn.caughtUp(^uint64(0))
+}
+
+// demote forgets the deadlines: another member keeps them now.
+func (rn *renewals) demote() { rn.fail(ErrNotLeader) }
+
+func (rn *renewals) fail(err error) {
+	rn.deadlines.Clear()
+	rn.revokes = nil
+	clear(rn.revoking)
+	for id := range rn.ending {
+		rn.release(id, err)
+	}
+	was := rn.parked
+	rn.parked = nil
+	for _, p := range was {
+		p.fail(err)
+	}
+}
+
+// tick sends away who has waited too long, and now and then looks for leases
+// that are over.
+func (rn *renewals) tick() {
+	l := rn.loop
+	was := rn.parked
+	rn.parked = nil
+	for _, p := range was {
+		if l.now.Before(p.due) {
+			rn.parked = append(rn.parked, p)
+		} else {
+			p.fail(ErrTimeoutApply)
+		}
+	}
+	if l.led == 0 || l.now.Before(rn.scan) || l.r.behind() {
+		return
+	}
+	rn.scan = l.now.Add(expiryInterval)
+	for _, id := range rn.deadlines.Expired(l.now, expiryBatch) {
+		request := &state.Request{
+			Header:      &pb.RequestHeader{ID: l.r.ids.next()},
+			LeaseRevoke: &pb.LeaseRevokeRequest{ID: int64(id)},
+		}
+		data, err := state.Encode(request, nil)
+		if err != nil {
+			l.r.log.Error("lease not revoked", "lease", int64(id), "error", err)
+			continue
+		}
+		rn.revoking[id] = true
+		rn.revokes = append(rn.revokes, data)
+	}
+}
+
+// takeRevokes returns the entries to propose. What becomes of them is seen by
+// note; those that get lost are proposed again after the request timeout.
+func (rn *renewals) takeRevokes() [][]byte {
+	taken := rn.revokes
+	rn.revokes = nil
+	return taken
+}

@@ -1,0 +1,200 @@
+package replica
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"kvd/internal/state"
+	"kvd/internal/store"
+)
+
+// Metrics are what a replica and its files have to tell, under etcd's names.
+// They are made before the files are opened, as these report to them: LogSynced
+// and LogWritten belong into wal.Options, Committed and Defragmented into
+// store.Options.
+type Metrics struct {
+	hasLeader, isLeader     prometheus.Gauge
+	leaderChanges           prometheus.Counter
+	committed, applied      prometheus.Gauge
+	pending                 prometheus.Gauge
+	failed                  prometheus.Counter
+	slowApply               prometheus.Counter
+	slowReads, failedReads  prometheus.Counter
+	renewed, expired        prometheus.Counter
+	logSync, logWrite       prometheus.Observer
+	logBytes                prometheus.Gauge
+	commit                  prometheus.Observer
+	rebalance, spill, write prometheus.Observer
+	defragment              prometheus.Observer
+	applies                 [operations][2]prometheus.Observer // by success
+	appliesVec              *prometheus.HistogramVec
+}
+
+// NewMetrics makes the metrics and registers them; nil registers them nowhere.
+func NewMetrics(registry prometheus.Registerer) *Metrics {
+	if registry == nil {
+		registry = prometheus.NewRegistry()
+	}
+	make := maker{registry}
+	m := &Metrics{
+		hasLeader:     make.gauge("etcd_server_has_leader", "Whether or not a leader exists. 1 is existence, 0 is not."),
+		isLeader:      make.gauge("etcd_server_is_leader", "Whether or not this member is a leader. 1 if is, 0 otherwise."),
+		leaderChanges: make.counter("etcd_server_leader_changes_seen_total", "The number of leader changes seen."),
+		committed:     make.gauge("etcd_server_proposals_committed_total", "The total number of consensus proposals committed."),
+		applied:       make.gauge("etcd_server_proposals_applied_total", "The total number of consensus proposals applied."),
+		pending:       make.gauge("etcd_server_proposals_pending", "The current number of pending proposals to commit."),
+		failed:        make.counter("etcd_server_proposals_failed_total", "The total number of failed proposals seen."),
+		slowApply:     make.counter("etcd_server_slow_apply_total", "The total number of slow apply requests (likely overloaded from slow disk)."),
+		slowReads:     make.counter("etcd_server_slow_read_indexes_total", "The total number of pending read indexes not in sync with leader's or timed out read index requests."),
+		failedReads:   make.counter("etcd_server_read_indexes_failed_total", "The total number of failed read indexes seen."),
+		renewed:       make.counter("etcd_debugging_lease_renewed_total", "The number of renewed leases seen by the leader."),
+		expired:       make.counter("etcd_debugging_server_lease_expired_total", "The total number of expired leases."),
+		logSync:       make.histogram("etcd_disk_wal_fsync_duration_seconds", "The latency distributions of fsync called by WAL.", 0.001, 14),
+		logWrite:      make.histogram("etcd_disk_wal_write_duration_seconds", "The latency distributions of write called by WAL.", 0.001, 14),
+		logBytes:      make.gauge("etcd_disk_wal_write_bytes_total", "Total number of bytes written in WAL."),
+		commit:        make.histogram("etcd_disk_backend_commit_duration_seconds", "The latency distributions of commit called by backend.", 0.001, 14),
+		rebalance:     make.histogram("etcd_debugging_disk_backend_commit_rebalance_duration_seconds", "The latency distributions of commit.rebalance called by bboltdb backend.", 0.001, 14),
+		spill:         make.histogram("etcd_debugging_disk_backend_commit_spill_duration_seconds", "The latency distributions of commit.spill called by bboltdb backend.", 0.001, 14),
+		write:         make.histogram("etcd_debugging_disk_backend_commit_write_duration_seconds", "The latency distributions of commit.write called by bboltdb backend.", 0.001, 14),
+		defragment:    make.histogram("etcd_disk_backend_defrag_duration_seconds", "The latency distribution of backend defragmentation.", 0.1, 13),
+		appliesVec: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "etcd_server_apply_duration_seconds",
+			Help:    "The latency distributions of v2 apply called by backend.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 20),
+		}, []string{"version", "op", "success"}),
+	}
+	registry.MustRegister(m.appliesVec)
+	return m
+}
+
+type maker struct{ registry prometheus.Registerer }
+
+func (m maker) gauge(name, help string) prometheus.Gauge {
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+	m.registry.MustRegister(g)
+	return g
+}
+
+func (m maker) counter(name, help string) prometheus.Counter {
+	c := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	m.registry.MustRegister(c)
+	return c
+}
+
+func (m maker) histogram(name, help string, first float64, buckets int) prometheus.Observer {
+	h := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(first, 2, buckets),
+	})
+	m.registry.MustRegister(h)
+	return h
+}
+
+// LogSynced is wal.Options.OnFsync.
+func (m *Metrics) LogSynced(took time.Duration) { m.logSync.Observe(took.Seconds()) }
+
+// LogWritten is wal.Options.OnWrite.
+func (m *Metrics) LogWritten(bytes int, took time.Duration) {
+	m.logBytes.Add(float64(bytes))
+	m.logWrite.Observe(took.Seconds())
+}
+
+// Committed is store.Options.OnCommit.
+func (m *Metrics) Committed(t store.CommitTimes) {
+	m.commit.Observe(t.Total.Seconds())
+	m.rebalance.Observe(t.Rebalance.Seconds())
+	m.spill.Observe(t.Spill.Seconds())
+	m.write.Observe(t.Write.Seconds())
+}
+
+// Defragmented is store.Options.OnDefragment.
+func (m *Metrics) Defragmented(took time.Duration) { m.defragment.Observe(took.Seconds()) }
+
+func (m *Metrics) lead(known, self bool) {
+	m.hasLeader.Set(number(known))
+	m.isLeader.Set(number(self))
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// apply counts an applied command. The applier alone calls it. Only what has
+// happened is shown, so observers are made when first needed.
+func (m *Metrics) apply(r *state.Request, success bool, took time.Duration) {
+	if r == nil {
+		return
+	}
+	op := operationOf(r)
+	slot := &m.applies[op][0]
+	label := "false"
+	if success {
+		slot, label = &m.applies[op][1], "true"
+	}
+	if *slot == nil {
+		*slot = m.appliesVec.WithLabelValues("v3", operationNames[op], label)
+	}
+	(*slot).Observe(took.Seconds())
+}
+
+// operation is a command by the name that etcd's metrics have for it.
+type operation int
+
+const (
+	opUnknown operation = iota
+	opPut
+	opTxn
+	opRange
+	opDelete
+	opCompact
+	opGrant
+	opRevoke
+	opCheckpoint
+	opAlarm
+	opVersion
+	opAttributes
+	opDowngrade
+	operations
+)
+
+var operationNames = [operations]string{
+	"unknown", "Put", "Txn", "Range", "DeleteRange", "Compaction", "LeaseGrant", "LeaseRevoke",
+	"LeaseCheckpoint", "Alarm", "ClusterVersionSet", "ClusterMemberAttrSet", "DowngradeInfoSet",
+}
+
+func (o operation) String() string { return operationNames[o] }
+
+func operationOf(r *state.Request) operation {
+	switch {
+	case r == nil:
+		return opUnknown
+	case r.Put != nil:
+		return opPut
+	case r.Txn != nil:
+		return opTxn
+	case r.Range != nil:
+		return opRange
+	case r.DeleteRange != nil:
+		return opDelete
+	case r.Compaction != nil:
+		return opCompact
+	case r.LeaseGrant != nil:
+		return opGrant
+	case r.LeaseRevoke != nil:
+		return opRevoke
+	case r.LeaseCheckpoint != nil:
+		return opCheckpoint
+	case r.Alarm != nil:
+		return opAlarm
+	case r.ClusterVersionSet != nil:
+		return opVersion
+	case r.ClusterMemberAttrSet != nil:
+		return opAttributes
+	case r.DowngradeInfoSet != nil:
+		return opDowngrade
+	}
+	return opUnknown
+}

@@ -1,0 +1,486 @@
+package watch
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"kvd/internal/mvcc"
+)
+
+func TestLiveEventsComeInOrderBehindTheAnswer(t *testing.T) {
+	k := newKeyspace(t, Options{})
+	k.run()
+	k.put("a/0", "before")
+	k.settle()
+	s := k.hub.Sink()
+	w := k.watch(s, Spec{Span: prefix("a/"), Previous: true})
+	k.put("a/1", "x")
+	k.put("b", "not wanted")
+	k.put("a/1", "y")
+	k.remove("a/1")
+	if m := k.expect(s, Created, w); m.Revision != 2 {
+		t.Errorf("created at revision %d, want 2", m.Revision)
+	}
+	k.settle()
+	m := k.expect(s, Events, w)
+	events := k.decode(m)
+	if len(events) != 3 || m.Revision != 6 {
+		t.Fatalf("got %v at revision %d, want the events of 3, 5 and 6 in one message", events, m.Revision)
+	}
+	if events[0].PrevKv != nil || string(events[1].PrevKv.GetValue()) != "x" || string(events[2].PrevKv.GetValue()) != "y" {
+		t.Errorf("wrong previous states: %v", events)
+	}
+	if events[2].Kv.ModRevision != 6 || events[2].Kv.Value != nil {
+		t.Errorf("a deletion shows %v, want key and revision", events[2].Kv)
+	}
+}
+
+func TestHistoryComesBeforeThePresent(t *testing.T) {
+	for _, flushed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("flushed=%v", flushed), func(t *testing.T) {
+			k := newKeyspace(t, Options{MessageRevisions: 7})
+			k.run()
+			for i := range 600 { // more than the keyspace keeps in memory
+				k.put("k", fmt.Sprint(i))
+			}
+			if flushed {
+				k.flush()
+			}
+			s := k.hub.Sink()
+			w := k.watch(s, Spec{Span: mvcc.Span{Key: []byte("k")}, From: 3})
+			for i := range 100 {
+				k.put("k", fmt.Sprint(i))
+			}
+			k.expect(s, Created, w)
+			for want := int64(3); want <= 701; {
+				for _, e := range k.decode(k.expect(s, Events, w)) {
+					if e.Kv.ModRevision != want {
+						t.Fatalf("got revision %d, want %d", e.Kv.ModRevision, want)
+					}
+					want++
+				}
+			}
+		})
+	}
+}
+
+func TestAStartInTheFutureIsWaitedFor(t *testing.T) {
+	k := newKeyspace(t, Options{})
+	k.run()
+	s := k.hub.Sink()
+	w := k.watch(s, Spec{Span: prefix("a"), From: 4})
+	for range 4 {
+		k.put("a", "x") // revisions 2 to 5
+	}
+	k.settle()
+	k.expect(s, Created, w)
+	if events := k.decode(k.expect(s, Events, w)); events[0].Kv.ModRevision != 4 || len(events) != 2 {
+		t.Errorf("got %v, want revisions 4 and 5", events)
+	}
+}
+
+func TestFilters(t *testing.T) {
+	k := newKeyspace(t, Options{})
+	k.run()
+	s := k.hub.Sink()
+	puts := k.watch(s, Spec{Span: prefix("a"), NoDeletes: true})
+	deletes := k.watch(s, Spec{Span: prefix("a"), NoPuts: true})
+	k.watch(s, Spec{Span: prefix("a"), NoPuts: true, NoDeletes: true})
+	late := Spec{Span: prefix("a"), From: 2, NoPuts: true}
+	k.put("a", "x")
+	k.remove("a")
+	k.settle()
+	k.watch(s, late)
+	got := map[*Watcher]int{}
+	k.until(func() bool {
+		for m := s.Take(); m != nil; m = s.Take() {
+			for _, e := range k.decode(m) {
+				got[m.Watcher] += 1 + int(e.Type)
+			}
+		}
+		return len(got) == 3
+	})
+	if got[puts] != 1 || got[deletes] != 2 {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestACompactionEndsACursorBehindIt(t *testing.T) {
+	k := newKeyspace(t, Options{})
+	k.run()
+	for range 10 {
+		k.put("a", "x")
+	}
+	k.compact(8)
+	s := k.hub.Sink()
+	behind := k.watch(s, Spec{Span: prefix("a"), From: 5})
+	k.expect(s, Created, behind)
+	if m := k.expect(s, Cancelled, behind); m.Compacted != 8 || m.Revision != 0 {
+		t.Errorf("cancelled by compaction %d at revision %d, want 8 and none", m.Compacted, m.Revision)
+	}
+	s.RequestProgress() // no answer: the watcher is still known
+	if !behind.Cancel() {
+		t.Error("a watcher ended by a compaction cannot be cancelled")
+	}
+	k.expect(s, Cancelled, behind)
+	if behind.Cancel() {
+		t.Error("cancelled twice")
+	}
+	at := k.watch(s, Spec{Span: prefix("a"), From: 8})
+	k.expect(s, Created, at)
+	if events := k.decode(k.expect(s, Events, at)); len(events) != 4 {
+		t.Errorf("from the compaction on there are %d events, want 4", len(events))
+	}
+}
+
+func TestCancelIsTheLastWord(t *testing.T) {
+	k := newKeyspace(t, Options{})
+	k.run()
+	s := k.hub.Sink()
+	w := k.watch(s, Spec{Span: prefix("a")})
+	k.put("a", "x")
+	k.settle()
+	w.Cancel()
+	k.put("a", "y")
+	k.settle()
+	k.expect(s, Created, w)
+	if events := k.decode(k.expect(s, Events, w)); len(events) != 1 {
+		t.Errorf("got %v", events)
+	}
+	k.expect(s, Cancelled, w)
+	if m := s.Take(); m != nil {
+		t.Errorf("a message of kind %d after the cancellation", m.Kind)
+	}
+}
+
+func TestProgressStandsBetweenTheEventsItCovers(t *testing.T) {
+	k := newKeyspace(t, Options{})
+	s := k.hub.Sink()
+	s.RequestProgress() // without watchers: no answer
+	a := k.watch(s, Spec{Span: prefix("a")})
+	b := k.watch(s, Spec{Span: prefix("b")})
+	k.put("a", "x")
+	s.RequestProgress() // not offered yet: answered once it is
+	k.run()
+	k.settle()
+	k.put("a", "y")
+	k.settle()
+	k.expect(s, Created, a)
+	k.expect(s, Created, b)
+	k.expect(s, Events, a)
+	if m := k.expect(s, Progress, nil); m.Revision != 2 {
+		t.Errorf("progress at revision %d, want 2", m.Revision)
+	}
+	if events := k.decode(k.expect(s, Events, a)); events[0].Kv.ModRevision != 3 {
+		t.Errorf("got %v behind the progress of revision 2", events)
+	}
+
+	future := k.watch(s, Spec{Span: prefix("c"), From: 100})
+	s.RequestProgress()
+	k.expect(s, Created, future)
+	if m := s.Take(); m != nil {
+		t.Errorf("a message of kind %d though a watcher starts in the future", m.Kind)
+	}
+}
+
+func TestOneWatchersProgress(t *testing.T) {
+	k := newKeyspace(t, Options{})
+	k.run()
+	s := k.hub.Sink()
+	w := k.watch(s, Spec{Span: prefix("a"), From: 3})
+	if _, ok := w.Progress(); ok {
+		t.Error("progress while a message waits")
+	}
+	k.expect(s, Created, w)
+	if _, ok := w.Progress(); ok {
+		t.Error("progress before the start")
+	}
+	k.put("b", "x")
+	k.put("b", "x")
+	k.settle()
+	if rev, ok := w.Progress(); !ok || rev != 3 {
+		t.Errorf("progress %d, %v, want 3", rev, ok)
+	}
+	k.put("a", "x")
+	k.settle()
+	if _, ok := w.Progress(); ok {
+		t.Error("progress while an event waits")
+	}
+}
+
+func TestASlowReaderLagsAndLosesNothing(t *testing.T) {
+	k := newKeyspace(t, Options{SinkBytes: 500, MessageBytes: 300})
+	k.run()
+	s := k.hub.Sink()
+	slow := []*Watcher{k.watch(s, Spec{Span: prefix("a")}), k.watch(s, Spec{Span: prefix("a"), Previous: true})}
+	other := k.hub.Sink()
+	fast := k.watch(other, Spec{Span: prefix("a")})
+	const n = 2000
+	for i := range n {
+		k.put(fmt.Sprint("a", i%7), "value")
+	}
+	k.settle()
+	if k.hub.behind.Load() != 3 {
+		t.Errorf("%d cursors lag, want all 3: their sinks are full", k.hub.behind.Load())
+	}
+	for _, reader := range []struct {
+		sink *Sink
+		of   []*Watcher
+	}{{s, slow}, {other, []*Watcher{fast}}} {
+		seen := map[*Watcher]int64{}
+		for i := 0; slices.ContainsFunc(reader.of, func(w *Watcher) bool { return seen[w] != n+1 }); i++ {
+			m := k.next(reader.sink)
+			if m.Kind == Created {
+				seen[m.Watcher] = 1
+				continue
+			}
+			for _, e := range k.decode(m) {
+				if seen[m.Watcher]++; e.Kv.ModRevision != seen[m.Watcher] {
+					t.Fatalf("revision %d where %d is due", e.Kv.ModRevision, seen[m.Watcher])
+				}
+			}
+		}
+	}
+	k.until(func() bool { return k.hub.behind.Load() == 0 })
+}
+
+func TestAnOverrunHubReadsHistory(t *testing.T) {
+	k := newKeyspace(t, Options{QueueEvents: 10})
+	s := k.hub.Sink()
+	w := k.watch(s, Spec{Span: prefix("a")})
+	for range 100 { // the hub does not run yet
+		k.put("a", "x")
+	}
+	k.run()
+	k.expect(s, Created, w)
+	for want := int64(2); want <= 101; {
+		for _, e := range k.decode(k.expect(s, Events, w)) {
+			if e.Kv.ModRevision != want {
+				t.Fatalf("got revision %d, want %d", e.Kv.ModRevision, want)
+			}
+			want++
+		}
+	}
+	k.hub.Reset()
+	k.until(func() bool { return k.hub.behind.Load() == 0 })
+	k.put("a", "y")
+	if events := k.decode(k.expect(s, Events, w)); events[0].Kv.ModRevision != 102 {
+		t.Errorf("got %v after the reset, want revision 102", events)
+	}
+}
+
+func TestAnEventIsEncodedOnceForAll(t *testing.T) {
+	k := newKeyspace(t, Options{})
+	k.run()
+	var sinks []*Sink
+	for i := range 10 {
+		s := k.hub.Sink()
+		span := prefix("a")
+		if i%2 == 1 {
+			span = prefix("ab")
+		}
+		w := k.watch(s, Spec{Span: span})
+		k.expect(s, Created, w)
+		sinks = append(sinks, s)
+	}
+	k.put("abc", "x")
+	first := k.next(sinks[0])
+	for _, s := range sinks[1:] {
+		if m := k.next(s); &m.Pieces[0][0] != &first.Pieces[0][0] {
+			t.Fatal("two watchers have bytes of their own")
+		}
+	}
+}
+
+func TestAskingWithoutReadingIsHeldBack(t *testing.T) {
+	k := newKeyspace(t, Options{})
+	s := k.hub.Sink()
+	ctx, cancel := context.WithCancel(context.Background())
+	for range maxControls {
+		if err := s.Admit(ctx); err != nil {
+			t.Fatal(err)
+		}
+		s.Refuse("no")
+	}
+	admitted := make(chan error)
+	go func() { admitted <- s.Admit(ctx) }()
+	select {
+	case <-admitted:
+		t.Fatal("admitted though no answer was taken")
+	case <-time.After(10 * time.Millisecond):
+	}
+	s.Take()
+	if err := <-admitted; err != nil {
+		t.Fatal(err)
+	}
+	s.Refuse("no")
+	cancel()
+	if err := s.Admit(ctx); err == nil {
+		t.Error("admitted after the end")
+	}
+}
+
+func TestAClosedSinkTakesNoWatcher(t *testing.T) {
+	k := newKeyspace(t, Options{})
+	k.run()
+	s := k.hub.Sink()
+	k.watch(s, Spec{Span: prefix("a")})
+	k.watch(s, Spec{Span: prefix("a"), From: 1})
+	s.Close()
+	if _, err := k.hub.Watch(Spec{Span: prefix("a")}, s, nil); err != ErrClosed {
+		t.Errorf("got %v, want %v", err, ErrClosed)
+	}
+	k.put("a", "x")
+	k.settle()
+	if len(k.hub.index.all()) != 0 || k.hub.behind.Load() != 0 {
+		t.Error("the hub remembers watchers of a closed sink")
+	}
+}
+
+// TestAnyWatcherSeesItsHistory lets many watchers come and go under writes,
+// with readers of all speeds, and compares with the list of all events.
+func TestAnyWatcherSeesItsHistory(t *testing.T) {
+	for range 20 {
+		seed := rand.Uint64()
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) { anyWatcher(t, rand.New(rand.NewPCG(seed, 0))) })
+	}
+}
+
+func anyWatcher(t *testing.T, r *rand.Rand) {
+	k := newKeyspace(t, Options{
+		QueueEvents: 1 + r.IntN(200), SinkBytes: 1 + r.IntN(2000), MessageBytes: 1 + r.IntN(1000), MessageRevisions: 1 + r.IntN(20),
+	})
+	k.run()
+	key := func() []byte { return fmt.Appendf(nil, "%c%d", 'a'+r.IntN(3), r.IntN(4)) }
+	type reader struct {
+		sink *Sink
+		w    *Watcher
+		from int64
+		got  []mvcc.Revision
+	}
+	var all []*reader
+	takeOne := func(x *reader) bool {
+		m := x.sink.Take()
+		if m == nil {
+			return false
+		}
+		for _, e := range k.decode(m) {
+			x.got = append(x.got, mvcc.Revision{Main: e.Kv.ModRevision})
+		}
+		return true
+	}
+	for range 400 {
+		switch p := r.IntN(100); {
+		case p < 60:
+			k.write(func(w *mvcc.Write) {
+				for range 1 + r.IntN(3) {
+					if r.IntN(4) == 0 {
+						w.Delete(mvcc.Span{Key: key()}, func(string, mvcc.Item) {})
+					} else {
+						w.Put(key(), make([]byte, r.IntN(50)), 0)
+					}
+				}
+			})
+		case p < 65 && len(all) < 30:
+			x := &reader{sink: k.hub.Sink()}
+			spec := Spec{Span: mvcc.Span{Key: key()}, NoPuts: r.IntN(5) == 0, NoDeletes: r.IntN(5) == 0, Previous: r.IntN(2) == 0}
+			switch r.IntN(3) {
+			case 0:
+				spec.Span.End = []byte{0}
+			case 1:
+				spec.Span.End = append(key(), 'z')
+			}
+			if spec.Span.Empty() {
+				continue
+			}
+			spec.From = r.Int64N(k.keys.Revision() + 5)
+			x.from = spec.From
+			if x.from == 0 {
+				x.from = k.keys.Revision() + 1
+			}
+			x.w = k.watch(x.sink, spec)
+			all = append(all, x)
+		case p < 70:
+			k.flush()
+		case len(all) > 0:
+			takeOne(all[r.IntN(len(all))])
+		}
+	}
+	for _, x := range all {
+		var want []mvcc.Revision
+		for _, e := range k.history {
+			if e.Revision().Main >= x.from && x.w.spec.Span.Contains([]byte(e.Key())) && x.w.spec.wants(e) {
+				want = append(want, mvcc.Revision{Main: e.Revision().Main})
+			}
+		}
+		deadline := time.Now().Add(patience)
+		for len(x.got) < len(want) && time.Now().Before(deadline) {
+			if !takeOne(x) {
+				time.Sleep(100 * time.Microsecond)
+			}
+		}
+		k.settle()
+		for takeOne(x) {
+		}
+		if !slices.Equal(x.got, want) {
+			t.Fatalf("watcher of %+v from %d got %v, want %v", x.w.spec, x.from, x.got, want)
+		}
+	}
+}
+
+func TestTheIndexFindsWhatSpansContain(t *testing.T) {
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 1))
+	key := func() []byte { return fmt.Appendf(nil, "%x", r.IntN(64)) }
+	x := index{singles: map[string][]*class{}}
+	type spec struct {
+		Spec
+		c *class
+	}
+	var all []spec
+	for range 3000 {
+		if len(all) > 0 && r.IntN(3) == 0 {
+			i := r.IntN(len(all))
+			gone := all[i].c
+			x.drop(gone)
+			all = slices.DeleteFunc(all, func(s spec) bool { return s.c == gone })
+		} else {
+			s := Spec{Span: mvcc.Span{Key: key()}, Previous: r.IntN(2) == 0}
+			switch r.IntN(3) {
+			case 0:
+				s.Span.End = []byte{0}
+			case 1:
+				s.Span.End = append(key(), '~')
+			}
+			if !s.Span.Empty() {
+				all = append(all, spec{s, x.class(&s)})
+			}
+		}
+		at := key()
+		want := map[*class]bool{}
+		for _, s := range all {
+			if s.Span.Contains(at) {
+				want[s.c] = true
+			}
+		}
+		got := map[*class]bool{}
+		x.visit(string(at), func(c *class) {
+			if got[c] {
+				t.Fatalf("seed %d: visited twice", seed)
+			}
+			got[c] = true
+		})
+		if len(got) != len(want) {
+			t.Fatalf("seed %d: found %d classes for %s, want %d", seed, len(got), at, len(want))
+		}
+		for c := range want {
+			if !got[c] {
+				t.Fatalf("seed %d: a class that contains %s is not found", seed, at)
+			}
+		}
+	}
+}

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/proto"
+)
+
+// serve runs l inside the test and returns a stage on it.
+func serve(t *testing.T, l *limit) *stage {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := l.register()
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = server.Serve(listener)
+	}()
+	t.Cleanup(func() {
+		server.Stop()
+		<-served
+	})
+	self, err := os.FindProcess(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &stage{
+		process:  &process{subject: &subject{Name: floorName}, addr: listener.Addr().String(), cmd: &exec.Cmd{Process: self}},
+		duration: 200 * time.Millisecond, // of paced events enough for one sample
+		warm:     40 * time.Millisecond,
+		limit:    1000,
+		seed:     1,
+	}
+}
+
+func TestEveryWorkloadRunsOnTheLimit(t *testing.T) {
+	st := serve(t, newLimit())
+	for _, w := range workloads() {
+		if strings.HasPrefix(w.name, "tool") {
+			continue // needs etcd's binary
+		}
+		t.Run(w.name, func(t *testing.T) {
+			m, err := w.run(t.Context(), st)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range []string{cpuPerOp, opsPerSecond, latencyMedian, latencyTail, residentAfter} {
+				if m[name] <= 0 {
+					t.Errorf("%s is %v", name, m[name])
+				}
+			}
+		})
+	}
+}
+
+func TestEveryWatcherCountsEveryEvent(t *testing.T) {
+	st := serve(t, newLimit())
+	m, err := watchFlood(t.Context(), st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := floodPerS * st.duration.Seconds() * watchers; m["ops"] != want {
+		t.Errorf("%v events, want %v", m["ops"], want)
+	}
+}
+
+// named finds a workload.
+func named(t *testing.T, name string) workload {
+	t.Helper()
+	all := workloads()
+	i := slices.IndexFunc(all, func(w workload) bool { return w.name == name })
+	if i < 0 {
+		t.Fatalf("no workload %s", name)
+	}
+	return all[i]
+}
+
+func TestGarbageOfTheRightLengthIsFound(t *testing.T) {
+	l := newLimit()
+	var r pb.RangeResponse
+	if err := proto.Unmarshal(l.listing, &r); err != nil {
+		t.Fatal(err)
+	}
+	r.Kvs[1].Value = r.Kvs[2].Value
+	listing, err := proto.Marshal(&r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.listing = listing
+	st := serve(t, l)
+	for _, name := range []string{"range", "stream"} {
+		if m, err := named(t, name).run(t.Context(), st); err == nil {
+			t.Errorf("%s was measured: %v", name, m)
+		}
+	}
+}
+
+func TestShortAnswerIsFound(t *testing.T) {
+	l := newLimit()
+	l.listing = l.listing[:1000]
+	st := serve(t, l)
+	if m, err := named(t, "range").run(t.Context(), st); err == nil {
+		t.Errorf("measured: %v", m)
+	}
+}
+
+func TestWrongKeyIsFound(t *testing.T) {
+	body := newLimit().get(appendRange(nil, small.key(7), nil, 0, false))
+	if err := checkGet(body, small, 7); err != nil {
+		t.Errorf("the right key: %v", err)
+	}
+	if checkGet(body, small, 8) == nil {
+		t.Error("the answer for key 7 was taken for key 8")
+	}
+}
+
+func TestDriveEndsAtItsLimit(t *testing.T) {
+	calls := op(func(context.Context) error { return nil })
+	tally, err := drive(t.Context(), []op{calls, calls}, time.Minute, 100)
+	if err != nil || tally.ops != 100 {
+		t.Errorf("%d operations, %v; want 100", tally.ops, err)
+	}
+}
+
+func TestDriveStopsAtTheFirstError(t *testing.T) {
+	broken := op(func(context.Context) error { return os.ErrInvalid })
+	fine := op(func(ctx context.Context) error { return ctx.Err() })
+	if _, err := drive(t.Context(), []op{fine, broken}, time.Minute, 1<<40); err == nil {
+		t.Error("no error")
+	}
+}

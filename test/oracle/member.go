@@ -1,0 +1,254 @@
+package oracle
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// A Member is one server process.
+type Member struct {
+	Options
+	Binary Binary
+
+	t     testing.TB
+	cmd   *exec.Cmd
+	log   string        // the file that holds what it wrote
+	ended chan struct{} // closed when the process has ended
+}
+
+// Launch starts a server without waiting for it. It is killed with the test;
+// its log is printed if the test fails.
+func Launch(t testing.TB, bin Binary, o Options) *Member {
+	t.Helper()
+	o.complete(t)
+	m := &Member{Options: o, Binary: bin, t: t, ended: make(chan struct{})}
+	m.log = filepath.Join(t.TempDir(), bin.Name+".log")
+	out, err := os.Create(m.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	m.cmd = exec.Command(bin.Path, o.flags()...)
+	m.cmd.Stdout, m.cmd.Stderr = out, out
+	m.cmd.Dir = filepath.Dir(m.log) // nothing may land in the tree
+	m.cmd.Env = append(environment(), o.Env...)
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := m.cmd.Start(); err != nil {
+		t.Fatalf("start %s: %v", bin.Name, err)
+	}
+	go func() {
+		m.cmd.Wait() //nolint:errcheck // the exit status is in ProcessState
+		close(m.ended)
+	}()
+	t.Cleanup(func() {
+		m.Kill()
+		if t.Failed() {
+			t.Logf("%s %s wrote:\n%s", bin.Name, o.Name, m.tail(80))
+		}
+	})
+	return m
+}
+
+// environment is ours without what would configure a server.
+func environment() []string {
+	var env []string
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "ETCD_") && !strings.HasPrefix(v, "ETCDCTL_") &&
+			!strings.HasPrefix(v, "KVD_") && !strings.HasPrefix(v, "NOTIFY_") &&
+			!strings.HasPrefix(v, "LISTEN_") && !strings.HasPrefix(v, "WATCHDOG_") {
+			env = append(env, v)
+		}
+	}
+	return env
+}
+
+// Ready waits until the server says that it is ready, has ended, or the time
+// is over.
+func (m *Member) Ready(within time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	for {
+		if m.ready(ctx) {
+			return nil
+		}
+		select {
+		case <-m.ended:
+			return fmt.Errorf("%s ended before it was ready: %s", m.Binary.Name, m.cmd.ProcessState)
+		case <-ctx.Done():
+			return fmt.Errorf("%s is not ready after %s", m.Binary.Name, within)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// ready asks once, and wants the versions of cluster and storage settled too:
+// until then answers of a fresh server change by themselves.
+func (m *Member) ready(ctx context.Context) bool {
+	if status, _, err := m.Get(ctx, "/readyz"); err != nil || status != http.StatusOK {
+		return false
+	}
+	_, body, err := m.Get(ctx, "/version")
+	if err != nil {
+		return false
+	}
+	var version struct{ Etcdcluster, Storage string }
+	return json.Unmarshal([]byte(body), &version) == nil && version.Etcdcluster == version.Storage
+}
+
+// Get asks for a page of the client port.
+func (m *Member) Get(ctx context.Context, path string) (status int, body string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.ClientURL+path, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(b), err
+}
+
+// Address is where clients connect, host:port.
+func (m *Member) Address() string { return strings.TrimPrefix(m.ClientURL, "http://") }
+
+// Dial connects to the client port; the connection ends with the test. Nothing
+// is retried by it.
+func (m *Member) Dial(more ...grpc.DialOption) *grpc.ClientConn {
+	m.t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+m.Address(), append([]grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDisableRetry(),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30), grpc.MaxCallSendMsgSize(1<<30)),
+	}, more...)...)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// Pid of the process.
+func (m *Member) Pid() int { return m.cmd.Process.Pid }
+
+// Signal sends a signal to the process.
+func (m *Member) Signal(s syscall.Signal) error { return m.cmd.Process.Signal(s) }
+
+// Pause stops the process without ending it; Resume lets it go on.
+func (m *Member) Pause() error { return m.Signal(syscall.SIGSTOP) }
+
+// Resume is the end of a Pause.
+func (m *Member) Resume() error { return m.Signal(syscall.SIGCONT) }
+
+// Kill ends the process at once, as kill -9 does, and waits until it is gone.
+func (m *Member) Kill() {
+	select {
+	case <-m.ended:
+		return
+	default:
+	}
+	m.cmd.Process.Kill() //nolint:errcheck // it may have ended just now
+	<-m.ended
+}
+
+// Stop ends the process with SIGTERM and fails the test unless it ends in
+// order: with status 0, or of the signal itself as etcd does.
+func (m *Member) Stop() {
+	m.t.Helper()
+	if err := m.Signal(syscall.SIGTERM); err != nil {
+		m.t.Fatalf("stop %s: %v", m.Binary.Name, err)
+	}
+	exit, err := m.Wait(30 * time.Second)
+	if err != nil {
+		m.t.Fatalf("stop %s: %v", m.Binary.Name, err)
+	}
+	if !exit.InOrder() {
+		m.t.Fatalf("stop %s: ended with %s", m.Binary.Name, exit)
+	}
+}
+
+// Ended is closed when the process has ended.
+func (m *Member) Ended() <-chan struct{} { return m.ended }
+
+// An Exit is how a process ended.
+type Exit struct{ *os.ProcessState }
+
+// InOrder tells whether the process ended by its own decision, without fault.
+func (e Exit) InOrder() bool {
+	status, ok := e.Sys().(syscall.WaitStatus)
+	return e.Success() || ok && status.Signaled() && status.Signal() == syscall.SIGTERM
+}
+
+// Wait returns how the process ended, or an error if it is still there after
+// the time given.
+func (m *Member) Wait(within time.Duration) (Exit, error) {
+	select {
+	case <-m.ended:
+		return Exit{m.cmd.ProcessState}, nil
+	case <-time.After(within):
+		return Exit{}, fmt.Errorf("%s has not ended after %s", m.Binary.Name, within)
+	}
+}
+
+// Log returns what the process has written so far.
+func (m *Member) Log() string {
+	b, err := os.ReadFile(m.log)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err.Error()
+	}
+	return string(b)
+}
+
+// tail returns the last lines of the log.
+func (m *Member) tail(lines int) string {
+	all := bytes.Split(bytes.TrimSpace([]byte(m.Log())), []byte("\n"))
+	if len(all) > lines {
+		all = all[len(all)-lines:]
+	}
+	for i, line := range all {
+		all[i] = line[:min(len(line), 600)]
+	}
+	return string(bytes.Join(all, []byte("\n")))
+}
+
+// Run runs a program to its end and returns what it wrote to either stream.
+// Nothing of our own environment that configures clients reaches it.
+func (b Binary) Run(t testing.TB, args ...string) (output string, err error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, b.Path, args...)
+	cmd.Env = environment()
+	cmd.Dir = t.TempDir()
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// MustRun is Run that fails the test if the program does.
+func (b Binary) MustRun(t testing.TB, args ...string) string {
+	t.Helper()
+	out, err := b.Run(t, args...)
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", b.Name, strings.Join(args, " "), err, out)
+	}
+	return out
+}

@@ -1,0 +1,106 @@
+// Package oracle builds the programs that the tests compare — etcd 3.7.3 with
+// its tools as the judge, kvd and kvctl as the judged — and runs either server
+// as a process of its own on loopback.
+//
+// It knows nothing of what the servers should answer: that is for the tests.
+// Only tests may use it.
+package oracle
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// Version of etcd that is the judge.
+const Version = "3.7.3"
+
+// ReadyWithin bounds the wait of Start for a server to become ready.
+const ReadyWithin = 60 * time.Second
+
+// Options say how a server is started. A zero field takes the default named
+// beside it.
+type Options struct {
+	Name      string   // m1
+	DataDir   string   // a directory of its own, removed with the test
+	ClientURL string   // http://127.0.0.1:<free>
+	PeerURL   string   // http://127.0.0.1:<free>
+	Token     string   // kvd-test; the cluster token
+	Args      []string // more flags, after the ones above
+	Env       []string // more variables, NAME=value
+}
+
+// complete fills in what the caller left to us.
+func (o *Options) complete(t testing.TB) {
+	t.Helper()
+	if o.Name == "" {
+		o.Name = "m1"
+	}
+	if o.Token == "" {
+		o.Token = "kvd-test"
+	}
+	if o.DataDir == "" {
+		o.DataDir = filepath.Join(t.TempDir(), "data")
+	}
+	if o.ClientURL == "" {
+		o.ClientURL = "http://" + FreeAddress(t)
+	}
+	if o.PeerURL == "" {
+		o.PeerURL = "http://" + FreeAddress(t)
+	}
+}
+
+// flags is the one list that serves both servers: kvd accepts etcd's flags.
+func (o *Options) flags() []string {
+	return append([]string{
+		"--name", o.Name,
+		"--data-dir", o.DataDir,
+		"--listen-client-urls", o.ClientURL,
+		"--advertise-client-urls", o.ClientURL,
+		"--listen-peer-urls", o.PeerURL,
+		"--initial-advertise-peer-urls", o.PeerURL,
+		"--initial-cluster", o.Name + "=" + o.PeerURL,
+		"--initial-cluster-token", o.Token,
+	}, o.Args...)
+}
+
+// Start runs a server and returns when it is ready to serve. It is killed
+// with the test; its log is printed if the test fails.
+func Start(t testing.TB, bin Binary, o Options) *Member {
+	t.Helper()
+	m := Launch(t, bin, o)
+	if err := m.Ready(ReadyWithin); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// FreeAddress returns a loopback address that nobody listened on a moment ago.
+func FreeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// root returns the directory of the test module.
+func root() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", fmt.Errorf("find the test module: no go.mod above the working directory")
+		}
+	}
+}
