@@ -42,7 +42,7 @@ func (p *program) alarm(cmd *cobra.Command, args []string, call func(context.Con
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer hangUp(c)
 	ctx, cancel := s.context()
 	defer cancel()
 	resp, err := call(ctx, c)

@@ -31,7 +31,7 @@ func (p *program) compaction(cmd *cobra.Command, args []string, physical bool) e
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer hangUp(c)
 	ctx, cancel := s.context()
 	defer cancel()
 	var opts []clientv3.CompactOption

@@ -52,7 +52,7 @@ func (s *session) defragment(endpoint string) (took time.Duration, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer c.Close()
+	defer hangUp(c)
 	ctx, cancel := s.context()
 	defer cancel()
 	begun := time.Now()

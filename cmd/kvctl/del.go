@@ -78,7 +78,7 @@ func (p *program) del(cmd *cobra.Command, args []string, o *delOptions) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer hangUp(c)
 	ctx, cancel := s.context()
 	defer cancel()
 	resp, err := c.Delete(ctx, key, opts...)

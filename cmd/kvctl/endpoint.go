@@ -60,7 +60,7 @@ func (s *session) each(cmd *cobra.Command) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
+	defer hangUp(c)
 	ctx, cancel := s.context()
 	defer cancel()
 	list, err := c.MemberList(ctx)
@@ -121,7 +121,7 @@ func (s *session) health(endpoint string) endpointHealth {
 		h.Error = err.Error()
 		return h
 	}
-	defer c.Close()
+	defer hangUp(c)
 	ctx, cancel := s.context()
 	defer cancel()
 	begun := time.Now()
@@ -218,7 +218,7 @@ func (s *session) ask(cmd *cobra.Command, what string, question func(*clientv3.C
 			return nil, err
 		}
 		err = question(c, e)
-		c.Close()
+		hangUp(c)
 		if err != nil {
 			fmt.Fprintf(s.errs, "Failed to get the %s of endpoint %s (%v)\n", what, e, err)
 			broken = err

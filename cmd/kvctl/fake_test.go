@@ -50,7 +50,7 @@ func newFakes(t *testing.T) (a, b *fake) {
 		pb.RegisterLeaseServer(s, f)
 		pb.RegisterMaintenanceServer(s, f)
 		pb.RegisterClusterServer(s, f)
-		go s.Serve(l) //nolint:errcheck // ends with Stop
+		go func() { _ = s.Serve(l) }() // ends with Stop
 		t.Cleanup(s.Stop)
 	}
 	a.ends = []string{"http://" + a.addr, "http://" + b.addr}

@@ -198,7 +198,7 @@ func (p *program) get(cmd *cobra.Command, args []string, o *getOptions) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer hangUp(c)
 	if o.countOnly && p.globals.format != "fields" {
 		return failf(exitBadArgs, "--count-only is only for `--write-out=fields`")
 	}

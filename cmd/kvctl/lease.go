@@ -59,7 +59,7 @@ func (p *program) leaseGrant(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer hangUp(c)
 	ctx, cancel := s.context()
 	defer cancel()
 	resp, err := c.Grant(ctx, ttl)
@@ -81,7 +81,7 @@ func (p *program) leaseRevoke(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer hangUp(c)
 	ctx, cancel := s.context()
 	defer cancel()
 	resp, err := c.Revoke(ctx, id)
@@ -103,7 +103,7 @@ func (p *program) leaseTimeToLive(cmd *cobra.Command, args []string, keys bool) 
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer hangUp(c)
 	ctx, cancel := s.context()
 	defer cancel()
 	var opts []clientv3.LeaseOption
@@ -122,7 +122,7 @@ func (p *program) leaseList(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer hangUp(c)
 	ctx, cancel := s.context()
 	defer cancel()
 	resp, err := c.Leases(ctx)
@@ -144,7 +144,7 @@ func (p *program) leaseKeepAlive(cmd *cobra.Command, args []string, once bool) e
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer hangUp(c)
 	if once {
 		ctx, cancel := s.context()
 		defer cancel()

@@ -41,7 +41,7 @@ func (p *program) memberList(cmd *cobra.Command, consistency string) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer hangUp(c)
 	ctx, cancel := s.context()
 	defer cancel()
 	resp, err := c.MemberList(ctx, opts...)

@@ -39,7 +39,7 @@ func (p *program) moveLeader(cmd *cobra.Command, args []string) error {
 		if err != nil {
 			return err
 		}
-		defer c.Close()
+		defer hangUp(c)
 		status, err := c.Status(ctx, e)
 		if err != nil {
 			return s.refused(exitError, err)

@@ -97,7 +97,7 @@ func (p *program) put(cmd *cobra.Command, args []string, o *putOptions) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer hangUp(c)
 	ctx, cancel := s.context()
 	defer cancel()
 	resp, err := c.Put(ctx, key, value, opts...)

@@ -81,6 +81,9 @@ func (s *session) dial(log *zap.Logger, endpoints ...string) (*clientv3.Client, 
 	return c, nil
 }
 
+// hangUp closes c. The answer we have is worth no less if the goodbye fails.
+func hangUp(c *clientv3.Client) { _ = c.Close() }
+
 // context bounds one short request. Time a person spent typing before it does
 // not count.
 func (s *session) context() (context.Context, context.CancelFunc) {

@@ -65,7 +65,7 @@ func (p *program) snapshotSave(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer hangUp(c)
 	server, err := s.save(ctx, c, args[0])
 	if err != nil {
 		return s.refused(exitInterrupted, err)

@@ -51,7 +51,7 @@ func (p *program) txn(cmd *cobra.Command, args []string, interactive bool) error
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer hangUp(c)
 
 	lines := bufio.NewReader(p.in)
 	prompt := func(text string) error {

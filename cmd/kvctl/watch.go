@@ -154,7 +154,7 @@ func (p *program) watch(cmd *cobra.Command, args []string, o *watchOptions) erro
 	}
 	ctx := clientv3.WithRequireLeader(context.Background())
 	if err := s.follow(ctx, c.Watch(ctx, r.key, r.opts...), r.command); err != nil {
-		c.Close()
+		hangUp(c)
 		return err
 	}
 	if err := c.Close(); err != nil {
@@ -171,7 +171,7 @@ func (p *program) watchInteractive(cmd *cobra.Command, fromEnv []string) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer hangUp(c)
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(context.Background()))
 	defer cancel()
 

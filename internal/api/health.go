@@ -12,7 +12,7 @@ import (
 // what there is.
 func (a *API) services() []*grpc.ServiceDesc {
 	return []*grpc.ServiceDesc{
-		a.kv(), a.watch(), a.lease(), a.clusterService(), a.maintenance(), a.authService(), a.healthService(),
+		a.kvService(), a.watchService(), a.leaseService(), a.clusterService(), a.maintenanceService(), a.authService(), a.healthService(),
 	}
 }
 

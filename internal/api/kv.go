@@ -11,7 +11,7 @@ import (
 	"kvd/internal/state"
 )
 
-func (a *API) kv() *grpc.ServiceDesc {
+func (a *API) kvService() *grpc.ServiceDesc {
 	const name = "etcdserverpb.KV"
 	return &grpc.ServiceDesc{
 		ServiceName: name,

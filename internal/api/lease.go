@@ -15,7 +15,7 @@ import (
 	"kvd/internal/state"
 )
 
-func (a *API) lease() *grpc.ServiceDesc {
+func (a *API) leaseService() *grpc.ServiceDesc {
 	const name = "etcdserverpb.Lease"
 	return &grpc.ServiceDesc{
 		ServiceName: name,

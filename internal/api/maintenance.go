@@ -14,7 +14,7 @@ import (
 	"kvd/internal/state"
 )
 
-func (a *API) maintenance() *grpc.ServiceDesc {
+func (a *API) maintenanceService() *grpc.ServiceDesc {
 	const name = "etcdserverpb.Maintenance"
 	return &grpc.ServiceDesc{
 		ServiceName: name,

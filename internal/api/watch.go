@@ -16,7 +16,7 @@ import (
 	"kvd/internal/watch"
 )
 
-func (a *API) watch() *grpc.ServiceDesc {
+func (a *API) watchService() *grpc.ServiceDesc {
 	const name = "etcdserverpb.Watch"
 	return &grpc.ServiceDesc{
 		ServiceName: name,

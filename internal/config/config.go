@@ -213,7 +213,7 @@ type Watch struct {
 type Log struct {
 	Logger       string
 	Level        slog.Level
-	Format       string // "auto", "json", "text" or "journal"
+	Format       string // "auto" (journal under systemd, else text), "json", "text" or "journal"
 	Outputs      []string
 	Rotation     bool
 	RotationJSON string

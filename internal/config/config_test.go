@@ -373,19 +373,22 @@ func TestForeignVariablesAreOnlyWarnedOf(t *testing.T) {
 
 func TestWhatThisVersionCannotDoIsNamed(t *testing.T) {
 	for name, args := range map[string][]string{
-		"initial-cluster":            {"--initial-cluster=default=http://127.0.0.1:1,b=http://127.0.0.1:2"},
-		"initial-cluster-state":      {"--initial-cluster-state=existing"},
-		"discovery-endpoints":        {"--discovery-endpoints=a:1", "--discovery-token=t"},
-		"discovery-srv":              {"--discovery-srv=example.com"},
-		"force-new-cluster":          {"--force-new-cluster"},
-		"auth-token":                 {"--auth-token=jwt,pub-key=a,sign-method=RS256"},
-		"auto-tls":                   {"--auto-tls"},
-		"peer-auto-tls":              {"--peer-auto-tls"},
-		"client-crl-file":            {"--client-crl-file=/f"},
-		"peer-crl-file":              {"--peer-crl-file=/f"},
-		"enable-distributed-tracing": {"--enable-distributed-tracing"},
-		"enable-log-rotation":        {"--enable-log-rotation", "--log-outputs=/f"},
-		"feature-gates":              {"--feature-gates=LeaseCheckpoint=true"},
+		"initial-cluster":                      {"--initial-cluster=default=http://127.0.0.1:1,b=http://127.0.0.1:2"},
+		"initial-cluster-state":                {"--initial-cluster-state=existing"},
+		"discovery-endpoints":                  {"--discovery-endpoints=a:1", "--discovery-token=t"},
+		"discovery-srv":                        {"--discovery-srv=example.com"},
+		"force-new-cluster":                    {"--force-new-cluster"},
+		"auto-compaction-retention":            {"--auto-compaction-retention=5m"},
+		"memory-mlock":                         {"--memory-mlock"},
+		"bootstrap-defrag-threshold-megabytes": {"--bootstrap-defrag-threshold-megabytes=1"},
+		"auth-token":                           {"--auth-token=jwt,pub-key=a,sign-method=RS256"},
+		"auto-tls":                             {"--auto-tls"},
+		"peer-auto-tls":                        {"--peer-auto-tls"},
+		"client-crl-file":                      {"--client-crl-file=/f"},
+		"peer-crl-file":                        {"--peer-crl-file=/f"},
+		"enable-distributed-tracing":           {"--enable-distributed-tracing"},
+		"enable-log-rotation":                  {"--enable-log-rotation", "--log-outputs=/f"},
+		"feature-gates":                        {"--feature-gates=LeaseCheckpoint=true"},
 		"listen-client-urls": {"--listen-client-urls=http://127.0.0.1:1,https://127.0.0.1:1",
 			"--advertise-client-urls=http://127.0.0.1:1", "--cert-file=a", "--key-file=b"},
 	} {
@@ -414,11 +417,7 @@ func TestOneMemberOfKubeadmIsPossible(t *testing.T) {
 	if texts := c.NotYet(); len(texts) != 0 {
 		t.Errorf("%q", texts)
 	}
-	role := c.ClientRole(nil)
-	if len(role.URLs) != 2 || !role.Configured || role.Options.TrustedCAFile == "" {
-		t.Errorf("%+v", role)
-	}
-	if !c.PeerRole(nil).Options.CheckRemote {
-		t.Error("peers are not checked")
+	if len(c.Listen.Client) != 2 || c.ClientTLS.TrustedCAFile == "" || !c.PeerTLS.ClientCertAuth {
+		t.Errorf("%+v %+v", c.Listen, c.ClientTLS)
 	}
 }

@@ -60,12 +60,12 @@ initial-advertise-peer-urls = [
 
 func TestFaultsOfTheFileNameTheirPlace(t *testing.T) {
 	for _, c := range []struct{ file, text string }{
-		{"\n\n  max-wals = \"x\"", ":3:3: max-wals: wrong type: a string; want files"},
+		{"\n\n  max-wals = \"x\"", ":3:3: max-wals: wrong type: a string; want number of files"},
 		{"name = 123", ":1:1: name: wrong type: an integer; want string"},
 		{"pre-vote = \"true\"", "wrong type: a string; want true or false"},
 		{"max-wals = 1.5", "wrong type: a decimal number"},
 		{"max-wals = 2020-01-01", "wrong type: a date or time"},
-		{"max-wals = -1", `invalid value "-1": parse error; want files`},
+		{"max-wals = -1", `invalid value "-1": parse error; want number of files`},
 		{"corrupt-check-time = 5", `wrong type: an integer; want duration such as "100ms"`},
 		{"corrupt-check-time = \"5\"", `invalid value "5": parse error; want duration such as "100ms"`},
 		{"host-whitelist = [1]", "wrong type: a list with something other than strings"},

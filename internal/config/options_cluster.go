@@ -41,7 +41,7 @@ func clusterOptions() []*option {
 			bind: func(c *Config) value { return boolean{&c.Raft.PreVote} },
 		},
 		{
-			name: "max-learners", section: sectionCluster, standard: "1", values: "members",
+			name: "max-learners", section: sectionCluster, standard: "1", values: "number of members",
 			help: "Number of learners that the cluster may have.",
 			bind: func(c *Config) value { return number[int]{&c.Cluster.MaxLearners, 0} },
 		},

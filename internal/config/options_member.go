@@ -18,12 +18,12 @@ func memberOptions() []*option {
 			bind: func(c *Config) value { return text{&c.Member.WALDir} },
 		},
 		{
-			name: "snapshot-count", section: sectionMember, standard: "10000", values: "entries",
+			name: "snapshot-count", section: sectionMember, standard: "10000", values: "number of entries",
 			help: "Number of committed entries after which the log gets a snapshot (0 means the default).",
 			bind: func(c *Config) value { return number[uint64]{&c.Raft.SnapshotCount, 64} },
 		},
 		{
-			name: "snapshot-catchup-entries", section: sectionMember, standard: "5000", values: "entries",
+			name: "snapshot-catchup-entries", section: sectionMember, standard: "5000", values: "number of entries",
 			help: "Number of entries kept behind a snapshot for slow followers.",
 			bind: func(c *Config) value { return number[uint64]{&c.Raft.SnapshotCatchupEntries, 64} },
 		},
@@ -39,7 +39,7 @@ func memberOptions() []*option {
 		},
 		{
 			name: "initial-election-tick-advance", section: sectionMember, standard: "true",
-			help: "Whether to advance the election clock at start, for a faster first election.",
+			help: "Accepted and of no effect: a member alone elects itself at once.",
 			bind: func(c *Config) value { return boolean{&c.Raft.InitialTickAdvance} },
 		},
 		{
@@ -58,12 +58,12 @@ func memberOptions() []*option {
 			bind: func(c *Config) value { return urls{&c.Listen.ClientHTTP, ""} },
 		},
 		{
-			name: "max-snapshots", section: sectionMember, standard: "5", values: "files",
+			name: "max-snapshots", section: sectionMember, standard: "5", values: "number of files",
 			help: "Number of snapshot files to keep (0 is unlimited). Deprecated by etcd.",
 			bind: func(c *Config) value { return number[uint]{&c.Raft.MaxSnapshots, 0} },
 		},
 		{
-			name: "max-wals", section: sectionMember, standard: "5", values: "files",
+			name: "max-wals", section: sectionMember, standard: "5", values: "number of files",
 			help: "Number of log files to keep (0 is unlimited).",
 			bind: func(c *Config) value { return number[uint]{&c.Raft.MaxWALs, 0} },
 		},
@@ -88,12 +88,12 @@ func memberOptions() []*option {
 			bind: func(c *Config) value { return duration{&c.sink.batchInterval} },
 		},
 		{
-			name: "backend-batch-limit", section: sectionMember, standard: "0", values: "rows",
-			help: "Number of rows after which they are written to the store at once (0 means 10000).",
+			name: "backend-batch-limit", section: sectionMember, standard: "0", values: "number of rows",
+			help: "Accepted and of no effect: rows are written by flush-interval and by memory.",
 			bind: func(c *Config) value { return number[int]{&c.Store.BatchLimit, 0} },
 		},
 		{
-			name: "max-txn-ops", section: sectionMember, standard: "128", values: "operations",
+			name: "max-txn-ops", section: sectionMember, standard: "128", values: "number of operations",
 			help: "Number of operations permitted in a transaction.",
 			bind: func(c *Config) value { return number[uint]{&c.Limits.TxnOps, 0} },
 		},
@@ -103,7 +103,7 @@ func memberOptions() []*option {
 			bind: func(c *Config) value { return size{&c.Limits.RequestBytes, false} },
 		},
 		{
-			name: "max-concurrent-streams", section: sectionMember, standard: "4294967295", values: "streams",
+			name: "max-concurrent-streams", section: sectionMember, standard: "4294967295", values: "number of streams",
 			help: "Number of streams that each client connection may have open.",
 			bind: func(c *Config) value { return number[uint32]{&c.Limits.ConcurrentStreams, 32} },
 		},

@@ -117,7 +117,7 @@ func peerSecurity() []*option {
 func commonSecurity() []*option {
 	return []*option{
 		{
-			name: "self-signed-cert-validity", section: sectionSecurity, standard: "1", values: "years",
+			name: "self-signed-cert-validity", section: sectionSecurity, standard: "1", values: "number of years",
 			help: "How long certificates made by this member are valid.",
 			bind: func(c *Config) value { return number[uint]{&c.TLS.SelfSignedValidity, 0} },
 		},

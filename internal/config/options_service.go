@@ -55,7 +55,7 @@ func observeOptions() []*option {
 		},
 		{
 			name: "log-format", section: sectionLog, standard: "auto", values: "auto, json, text or journal", traits: own,
-			help: "How the log is written; auto means journal under systemd, text on a terminal, json elsewhere. " +
+			help: "How the log is written; auto means journal under systemd, else text. " +
 				"etcd's console means text.",
 			bind: func(c *Config) value { return text{&c.Log.Format} },
 		},
@@ -116,7 +116,7 @@ func featureOptions() []*option {
 			bind: func(c *Config) value { return duration{&c.Checks.CompactHashInterval} },
 		},
 		{
-			name: "compaction-batch-limit", section: sectionFeatures, standard: "1000", values: "revisions",
+			name: "compaction-batch-limit", section: sectionFeatures, standard: "1000", values: "number of revisions",
 			help: "Number of revisions that a compaction removes at once (0 means the default).",
 			bind: func(c *Config) value { return number[int]{&c.Compaction.BatchLimit, 0} },
 		},
@@ -136,7 +136,7 @@ func featureOptions() []*option {
 			bind: func(c *Config) value { return duration{&c.Store.WarnApply} },
 		},
 		{
-			name: "bootstrap-defrag-threshold-megabytes", section: sectionFeatures, standard: "0", values: "MiB",
+			name: "bootstrap-defrag-threshold-megabytes", section: sectionFeatures, standard: "0", values: "number of MiB",
 			help: "Defragment the store at start if that frees at least this much (0 means never).",
 			bind: func(c *Config) value { return number[uint]{&c.Store.DefragAtStartMiB, 0} },
 		},

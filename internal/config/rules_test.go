@@ -135,7 +135,7 @@ func TestEachBrokenRuleIsOneFault(t *testing.T) {
 
 func TestFaultsNameTheVariable(t *testing.T) {
 	for variable, text := range map[string]string{
-		"KVD_MAX_WALS=abc":          `environment KVD_MAX_WALS: max-wals: invalid value "abc" for KVD_MAX_WALS: parse error; want files`,
+		"KVD_MAX_WALS=abc":          `environment KVD_MAX_WALS: max-wals: invalid value "abc" for KVD_MAX_WALS: parse error; want number of files`,
 		"KVD_MAX_WAL=1":             `environment KVD_MAX_WAL: unknown option; did you mean "KVD_MAX_WALS"?`,
 		"KVD_NOTHING_LIKE_IT=1":     "environment KVD_NOTHING_LIKE_IT: unknown option",
 		"KVD_HEARTBEAT_INTERVAL=1s": "environment KVD_HEARTBEAT_INTERVAL: heartbeat-interval: --election-timeout[1000ms] should be at least as 5 times",

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -224,15 +225,16 @@ func (m *running) serve(ctx context.Context) error {
 	m.serveClients()
 	m.status("waiting for a leader")
 	joined := make(chan error, 1)
-	go func() {
+	var joining sync.WaitGroup
+	defer joining.Wait()
+	joining.Go(func() {
 		joined <- join(ctx, m.replica, m.opened.ID, m.config.Member.Name, m.config.Advertise.Client, m.log)
-	}()
+	})
 	watchdog := newPulse(m.replica, m.notify, m.log)
 	defer watchdog.stop()
 	for {
 		select {
 		case <-ctx.Done():
-			<-joined
 			return nil
 		case err := <-m.crew.failed:
 			return err
@@ -240,8 +242,6 @@ func (m *running) serve(ctx context.Context) error {
 			if err != nil && ctx.Err() == nil {
 				return err
 			}
-			joined <- nil // for the end
-			joined = nil
 			m.ready(ctx)
 		case <-watchdog.due:
 			watchdog.beat(ctx)

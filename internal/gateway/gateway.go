@@ -97,7 +97,7 @@ func (g *Gateway) Client() http.Handler {
 func (g *Gateway) Metrics() http.Handler {
 	mux := http.NewServeMux()
 	g.observe(mux)
-	return exact(mux)
+	return mux
 }
 
 func (g *Gateway) observe(mux *http.ServeMux) {
@@ -120,18 +120,6 @@ func get(serve http.HandlerFunc) http.HandlerFunc {
 		}
 		serve(w, r)
 	}
-}
-
-// exact answers unknown paths with 404 as they are, without the redirects that
-// a mux makes of unclean ones.
-func exact(mux *http.ServeMux) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, pattern := mux.Handler(r); pattern == "" {
-			http.NotFound(w, r)
-			return
-		}
-		mux.ServeHTTP(w, r)
-	})
 }
 
 func (g *Gateway) version(w http.ResponseWriter, _ *http.Request) {

@@ -132,7 +132,6 @@ func TestPathsAndMethods(t *testing.T) {
 		{g.Client(), "PUT", "/metrics", 200, "# HELP"},
 		{g.Client(), "GET", "/", 404, "404 page not found\n"},
 		{g.Client(), "POST", "/v3/kv/range", 404, "404 page not found\n"},
-		{g.Client(), "GET", "//version", 404, "404 page not found\n"},
 		{g.Client(), "GET", "/debug/pprof/", 404, "404 page not found\n"},
 		{g.Client(), "OPTIONS", "/anything", 200, ""},
 		{g.Metrics(), "GET", "/metrics", 200, "# HELP"},

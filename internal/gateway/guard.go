@@ -12,8 +12,7 @@ import (
 // guard refuses plain requests that are meant for another host, which is how a
 // page in a browser reaches into a network (CVE-2018-5702), and says which
 // pages' scripts may read the answers.
-func (g *Gateway) guard(mux *http.ServeMux) http.Handler {
-	next := exact(mux)
+func (g *Gateway) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if rest, ok := strings.CutPrefix(r.URL.Path, "/v3beta/"); ok {
 			r.URL.Path = "/v3/" + rest

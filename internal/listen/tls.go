@@ -1,6 +1,7 @@
 package listen
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -49,7 +50,7 @@ func newEnd(role Role) (*end, error) {
 		return nil, err
 	}
 	e := &end{
-		config: config, log: o.Log, role: role.Name, remote: o.CheckRemote,
+		config: config, log: o.Log, role: cmp.Or(role.Name, role.Option), remote: o.CheckRemote,
 		timeout: o.HandshakeTimeout, slots: o.MaxHandshakes,
 	}
 	if e.log == nil {

@@ -37,12 +37,13 @@ type answer struct {
 	err   error
 }
 
-var waiters = sync.Pool{New: func() any { return &waiter{done: make(chan answer, 1)} }}
+// rent returns a waiter.
+func (in *intake) rent() *waiter { return in.waiters.Get().(*waiter) }
 
 // recycle gives a waiter back that nobody will answer (again).
-func (w *waiter) recycle() {
+func (in *intake) recycle(w *waiter) {
 	w.request = nil
-	waiters.Put(w)
+	in.waiters.Put(w)
 }
 
 // call is a question to the loop, which answers it in its own time.
@@ -50,7 +51,8 @@ type call func(*loop)
 
 // intake is the loop's inbox, and the proposals that wait for their answers.
 type intake struct {
-	wake chan struct{} // one signal at most
+	wake    chan struct{} // one signal at most
+	waiters sync.Pool     // of *waiter
 
 	mu        sync.Mutex
 	refusing  error // once the member stops
@@ -95,7 +97,9 @@ type late struct {
 }
 
 func newIntake() *intake {
-	return &intake{wake: make(chan struct{}, 1), pending: map[uint64]*waiter{}}
+	in := &intake{wake: make(chan struct{}, 1), pending: map[uint64]*waiter{}}
+	in.waiters.New = func() any { return &waiter{done: make(chan answer, 1)} }
+	return in
 }
 
 func (in *intake) signal() {

@@ -70,28 +70,28 @@ func (r *Replica) propose(ctx context.Context, p proposal, request *state.Reques
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	w := waiters.Get().(*waiter)
+	w := r.intake.rent()
 	w.request = request
 	w.due = r.loop.clock.Load() + int64(r.options.requestTimeout())
 	if err := r.intake.propose(p, w); err != nil {
-		w.recycle()
+		r.intake.recycle(w)
 		return nil, err
 	}
 	select {
 	case a := <-w.done:
-		w.recycle()
+		r.intake.recycle(w)
 		return a.reply, a.err
 	case <-ctx.Done():
 	}
 	if r.intake.leave(w) {
-		w.recycle()
+		r.intake.recycle(w)
 		r.metrics.failed.Inc()
 		return nil, ctx.Err()
 	}
 	// It is being applied or answered just now. As the applier may be reading
 	// the request, which is the caller's again once we return, wait.
 	a := <-w.done
-	w.recycle()
+	r.intake.recycle(w)
 	return a.reply, a.err
 }
 

@@ -1,0 +1,204 @@
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.etcd.io/etcd/api/v3/membershippb"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"kvd/internal/lease"
+	"kvd/internal/member"
+	"kvd/internal/mvcc"
+	"kvd/internal/replica"
+	"kvd/internal/state"
+	"kvd/internal/store"
+	"kvd/internal/watch"
+)
+
+const soloID = 0x1234
+
+// solo is a member without raft: what is proposed is applied at once, to a real
+// machine over a real file.
+type solo struct {
+	t       testing.TB
+	mu      sync.Mutex
+	machine *state.Machine
+	index   uint64
+	file    *store.File
+	hub     *watch.Hub
+	shown   atomic.Pointer[state.View]
+	granted map[lease.ID]time.Time
+	leader  atomic.Uint64
+	refuse  error // answers every proposal and barrier
+}
+
+func newSolo(t testing.TB) *solo {
+	t.Helper()
+	file, err := store.Open(filepath.Join(t.TempDir(), "db"), store.Options{NoSync: true, InitialMmapBytes: 64 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { file.Close() })
+	s := &solo{t: t, file: file, granted: map[lease.ID]time.Time{}}
+	r, err := file.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	rows := func() (store.Reader, error) { return file.Read() }
+	if s.machine, err = state.Load(r, rows, state.Options{MinLeaseTTL: 2}); err != nil {
+		t.Fatal(err)
+	}
+	s.shown.Store(s.machine.View())
+	s.leader.Store(soloID)
+	s.hub = watch.New(watch.Options{}, func() *mvcc.View { return s.shown.Load().Keys }, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	change := member.Change{
+		Type: raftpb.ConfChangeAddNode, ID: soloID,
+		Member: member.Member{ID: soloID, Name: "solo", PeerURLs: []string{"http://127.0.0.1:1"}, ClientURLs: []string{"http://127.0.0.1:2"}},
+	}
+	s.apply(state.Entry{Change: change.Entry(1)})
+	s.apply(state.Entry{Request: &state.Request{ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: "3.7.0"}}})
+	return s
+}
+
+func (s *solo) apply(e state.Entry) (any, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.index++
+	e.Index, e.Term, e.Wanted = s.index, 2, true
+	out := s.machine.Apply(e)
+	if out.Fatal != nil {
+		s.t.Error(out.Fatal)
+	}
+	for _, l := range out.Leases {
+		if s.granted[l.Lease.ID] = time.Now().Add(time.Duration(l.Lease.TTL) * time.Second); l.Ended {
+			delete(s.granted, l.Lease.ID)
+		}
+	}
+	view := s.machine.View()
+	s.shown.Store(view)
+	if len(out.Events) > 0 {
+		s.hub.Publish(view.Keys, out.Revision, out.Events)
+	}
+	for e.Request != nil && e.Request.Compaction != nil && s.machine.Sweep(100) {
+	}
+	return out.Reply, out.Err
+}
+
+// Propose takes the request through the log's form, as raft would.
+func (s *solo) Propose(_ context.Context, req *state.Request, raw []byte) (any, error) {
+	if s.refuse != nil {
+		return nil, s.refuse
+	}
+	entry, err := state.Encode(req, raw)
+	if err != nil {
+		return nil, err
+	}
+	if req, err = state.Decode(entry); err != nil {
+		return nil, err
+	}
+	return s.apply(state.Entry{Request: req})
+}
+
+func (s *solo) Barrier(context.Context) error { return s.refuse }
+func (s *solo) View() *state.View             { return s.shown.Load() }
+
+func (s *solo) Status() replica.Status {
+	v := s.shown.Load()
+	return replica.Status{Member: soloID, Leader: s.leader.Load(), Term: v.Term, State: raft.StateLeader, Commit: v.Applied, Applied: v.Applied}
+}
+
+func (s *solo) Renew(_ context.Context, id lease.ID) (int64, error) {
+	l, ok := s.View().Leases.Lease(id)
+	if !ok {
+		return 0, lease.ErrNotFound
+	}
+	return l.TTL, nil
+}
+
+func (s *solo) Remaining(_ context.Context, id lease.ID) (time.Duration, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	end, ok := s.granted[id]
+	if !ok {
+		return 0, lease.ErrNotFound
+	}
+	return time.Until(end), nil
+}
+
+func (s *solo) Transfer(context.Context, member.ID) error { return replica.ErrTimeoutTransfer }
+
+func (s *solo) Flush(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if batch := s.machine.Take(); batch != nil {
+		if err := s.file.Commit(store.Stamp{Index: s.index, Term: 2}, batch); err != nil {
+			return err
+		}
+	}
+	s.machine.Stored(s.machine.Revision())
+	s.shown.Store(s.machine.View())
+	return nil
+}
+
+func (s *solo) Copy(ctx context.Context) (*store.Copy, error) {
+	if err := s.Flush(ctx); err != nil {
+		return nil, err
+	}
+	return s.file.Copy()
+}
+
+func (s *solo) Defragment(ctx context.Context) error { return s.file.Defragment(ctx) }
+
+// serve runs the services over a member and returns a connection to them.
+func serve(t testing.TB, s *solo, o Options, dial ...grpc.DialOption) *grpc.ClientConn {
+	t.Helper()
+	conn, _ := serving(t, s, o, dial...)
+	return conn
+}
+
+func serving(t testing.TB, s *solo, o Options, dial ...grpc.DialOption) (*grpc.ClientConn, *API) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := New(o, Parts{
+		Member: s, Hub: s.hub, Store: s.file, Cluster: 0xc1, ID: soloID,
+		Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(),
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := s.hub.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	running.Go(func() {
+		if err := a.Run(ctx, l); err != nil {
+			t.Error(err)
+		}
+	})
+	dial = append(dial, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
+	conn, err := grpc.NewClient(l.Addr().String(), dial...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		conn.Close()
+		cancel()
+		running.Wait()
+	})
+	return conn, a
+}
