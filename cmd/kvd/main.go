@@ -41,7 +41,9 @@ func run(args []string, out, errs io.Writer) int {
 	for _, arg := range args {
 		switch arg {
 		case "-h", "-help", "--help":
-			config.Usage(out)
+			if err := config.Usage(out); err != nil {
+				return 1
+			}
 			return 0
 		case "-version", "--version", "--version=true":
 			return printVersion(out)
@@ -98,7 +100,7 @@ func runDaemon(args []string, errs io.Writer) int {
 		}
 	}()
 	log.Info("starting kvd", "version", version, "commit", commit, "etcd_version", apiVersion)
-	err = daemon.Run(ctx, daemon.Inputs{Config: c, Log: log, Version: version, Notifier: sd.NewNotifier(), Reload: reload})
+	err = daemon.Run(ctx, daemon.Inputs{Config: c, Log: log, Version: version, Commit: commit, Notifier: sd.NewNotifier(), Reload: reload})
 	var stop *daemon.ConfigError
 	switch {
 	case errors.As(err, &stop):

@@ -389,8 +389,10 @@ func TestWhatThisVersionCannotDoIsNamed(t *testing.T) {
 		"enable-distributed-tracing":           {"--enable-distributed-tracing"},
 		"enable-log-rotation":                  {"--enable-log-rotation", "--log-outputs=/f"},
 		"feature-gates":                        {"--feature-gates=LeaseCheckpoint=true"},
-		"listen-client-urls": {"--listen-client-urls=http://127.0.0.1:1,https://127.0.0.1:1",
-			"--advertise-client-urls=http://127.0.0.1:1", "--cert-file=a", "--key-file=b"},
+		"listen-client-urls": {
+			"--listen-client-urls=http://127.0.0.1:1,https://127.0.0.1:1",
+			"--advertise-client-urls=http://127.0.0.1:1", "--cert-file=a", "--key-file=b",
+		},
 	} {
 		texts := mustLoad(t, sources{args: args}).NotYet()
 		if len(texts) != 1 || !strings.HasPrefix(texts[0], name+" (flag --"+name+"): ") {

@@ -14,38 +14,70 @@ type missing struct {
 func missingParts() []missing {
 	on := func(g Gate) func(*Config) bool { return func(c *Config) bool { return c.Gates.On(g) } }
 	return []missing{
-		{"initial-cluster", func(c *Config) bool { return len(c.Cluster.Initial.Members) > 1 },
-			"this version runs clusters of one member"},
-		{"initial-cluster-state", func(c *Config) bool { return c.Cluster.State == "existing" },
-			"this version cannot join a cluster"},
-		{"discovery-endpoints", func(c *Config) bool { return len(c.Discovery.Endpoints) > 0 },
-			"this version cannot discover a cluster"},
-		{"discovery-srv", func(c *Config) bool { return c.Discovery.SRVDomain != "" || c.Discovery.SRVName != "" },
-			"this version cannot discover a cluster"},
-		{"force-new-cluster", func(c *Config) bool { return c.Unsafe.ForceNewCluster },
-			"this version cannot cut a member out of its cluster"},
-		{"auto-compaction-retention", func(c *Config) bool { return c.Compaction.Window != 0 || c.Compaction.Revisions != 0 },
-			"this version does not compact by itself; let clients do it"},
-		{"memory-mlock", func(c *Config) bool { return c.Member.MemoryLock },
-			"this version does not lock the store in memory"},
-		{"bootstrap-defrag-threshold-megabytes", func(c *Config) bool { return c.Store.DefragAtStartMiB > 0 },
-			"this version does not defragment at start"},
-		{"auth-token", func(c *Config) bool { return c.Auth.Token != "simple" },
-			"this version makes simple tokens only"},
-		{"auto-tls", func(c *Config) bool { return c.ClientTLS.Auto },
-			"this version does not make certificates"},
-		{"peer-auto-tls", func(c *Config) bool { return c.PeerTLS.Auto },
-			"this version does not make certificates"},
-		{"client-crl-file", func(c *Config) bool { return c.ClientTLS.CRLFile != "" },
-			"this version does not check for revoked certificates"},
-		{"peer-crl-file", func(c *Config) bool { return c.PeerTLS.CRLFile != "" },
-			"this version does not check for revoked certificates"},
-		{"enable-distributed-tracing", func(c *Config) bool { return c.Tracing.Enabled },
-			"this version sends no spans"},
-		{"enable-log-rotation", func(c *Config) bool { return c.Log.Rotation },
-			"this version does not rotate its log; let logrotate or the journal do it"},
-		{"listen-client-urls", func(c *Config) bool { return plainAndSecure(c) },
-			"this version does not serve http and https on one address"},
+		{
+			"initial-cluster", func(c *Config) bool { return len(c.Cluster.Initial.Members) > 1 },
+			"this version runs clusters of one member",
+		},
+		{
+			"initial-cluster-state", func(c *Config) bool { return c.Cluster.State == "existing" },
+			"this version cannot join a cluster",
+		},
+		{
+			"discovery-endpoints", func(c *Config) bool { return len(c.Discovery.Endpoints) > 0 },
+			"this version cannot discover a cluster",
+		},
+		{
+			"discovery-srv", func(c *Config) bool { return c.Discovery.SRVDomain != "" || c.Discovery.SRVName != "" },
+			"this version cannot discover a cluster",
+		},
+		{
+			"force-new-cluster", func(c *Config) bool { return c.Unsafe.ForceNewCluster },
+			"this version cannot cut a member out of its cluster",
+		},
+		{
+			"auto-compaction-retention", func(c *Config) bool { return c.Compaction.Window != 0 || c.Compaction.Revisions != 0 },
+			"this version does not compact by itself; let clients do it",
+		},
+		{
+			"memory-mlock", func(c *Config) bool { return c.Member.MemoryLock },
+			"this version does not lock the store in memory",
+		},
+		{
+			"bootstrap-defrag-threshold-megabytes", func(c *Config) bool { return c.Store.DefragAtStartMiB > 0 },
+			"this version does not defragment at start",
+		},
+		{
+			"auth-token", func(c *Config) bool { return c.Auth.Token != "simple" },
+			"this version makes simple tokens only",
+		},
+		{
+			"auto-tls", func(c *Config) bool { return c.ClientTLS.Auto },
+			"this version does not make certificates",
+		},
+		{
+			"peer-auto-tls", func(c *Config) bool { return c.PeerTLS.Auto },
+			"this version does not make certificates",
+		},
+		{
+			"client-crl-file", func(c *Config) bool { return c.ClientTLS.CRLFile != "" },
+			"this version does not check for revoked certificates",
+		},
+		{
+			"peer-crl-file", func(c *Config) bool { return c.PeerTLS.CRLFile != "" },
+			"this version does not check for revoked certificates",
+		},
+		{
+			"enable-distributed-tracing", func(c *Config) bool { return c.Tracing.Enabled },
+			"this version sends no spans",
+		},
+		{
+			"enable-log-rotation", func(c *Config) bool { return c.Log.Rotation },
+			"this version does not rotate its log; let logrotate or the journal do it",
+		},
+		{
+			"listen-client-urls", func(c *Config) bool { return plainAndSecure(c) },
+			"this version does not serve http and https on one address",
+		},
 		{"feature-gates", on(LeaseCheckpoint), "this version makes no checkpoints of leases (LeaseCheckpoint)"},
 		{"feature-gates", on(LeaseCheckpointPersist), "this version makes no checkpoints of leases (LeaseCheckpointPersist)"},
 		{"feature-gates", on(PriorityRequest), "this version gives no request priority (PriorityRequest)"},

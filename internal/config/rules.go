@@ -213,11 +213,16 @@ func otherRules() []rule {
 		}},
 		{[]string{"auth-token"}, func(c *Config) (string, string) {
 			kind, _, _ := strings.Cut(c.Auth.Token, ",")
-			if kind == "simple" || kind == "jwt" {
+			if kind == "simple" || kind == "jwt" || kind == "" { // none at all is one, too
 				return "", ""
 			}
 			return fmt.Sprintf("auth: invalid auth options: unknown kind of token %q", kind), "want simple or jwt"
 		}},
+		{[]string{"corrupt-check-time"}, notNegative(func(c *Config) time.Duration { return c.Checks.CorruptInterval })},
+		{[]string{"downgrade-check-time"}, notNegative(func(c *Config) time.Duration { return c.Checks.DowngradeInterval })},
+		{[]string{"compaction-sleep-interval"}, notNegative(func(c *Config) time.Duration { return c.Compaction.SleepInterval })},
+		{[]string{"compaction-batch-limit"}, notNegative(func(c *Config) int { return c.Compaction.BatchLimit })},
+		{[]string{"max-learners"}, notNegative(func(c *Config) int { return c.Cluster.MaxLearners })},
 		{[]string{"flush-interval"}, func(c *Config) (string, string) {
 			if c.Store.FlushInterval < leastFlush || c.Store.FlushInterval > mostFlush {
 				return fmt.Sprintf("%v is out of range", c.Store.FlushInterval),
@@ -232,5 +237,15 @@ func otherRules() []rule {
 			}
 			return "", ""
 		}},
+	}
+}
+
+// notNegative refuses values below zero, on which etcd would fail later.
+func notNegative[T int | time.Duration](value func(*Config) T) func(*Config) (string, string) {
+	return func(c *Config) (string, string) {
+		if value(c) < 0 {
+			return fmt.Sprintf("%v is out of range", value(c)), "want 0 or more"
+		}
+		return "", ""
 	}
 }

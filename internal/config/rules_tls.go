@@ -16,7 +16,8 @@ func tlsRules() []rule {
 		return all[at], true
 	}
 	return []rule{
-		{[]string{"cert-file", "key-file", "listen-client-urls", "listen-client-http-urls", "auto-tls"},
+		{
+			[]string{"cert-file", "key-file", "listen-client-urls", "listen-client-http-urls", "auto-tls"},
 			func(c *Config) (string, string) {
 				u, secure := asks(append(slices.Clone(c.Listen.Client), c.Listen.ClientHTTP...))
 				if secure && !c.ClientTLS.Auto && c.ClientTLS.empty() {
@@ -24,7 +25,8 @@ func tlsRules() []rule {
 						u.String()), ""
 				}
 				return halfPair(secure, c.ClientTLS), ""
-			}},
+			},
+		},
 		{[]string{"peer-cert-file", "peer-key-file", "listen-peer-urls", "peer-auto-tls"}, func(c *Config) (string, string) {
 			u, secure := asks(c.Listen.Peer)
 			if secure && !c.PeerTLS.Auto && c.PeerTLS.empty() {
@@ -42,7 +44,7 @@ func tlsRules() []rule {
 		{[]string{"client-cert-file", "client-key-file"}, func(c *Config) (string, string) { return clientPair(c.ClientTLS), "" }},
 		{[]string{"peer-client-cert-file", "peer-client-key-file"}, func(c *Config) (string, string) { return clientPair(c.PeerTLS), "" }},
 		{[]string{"peer-cert-allowed-cn", "peer-cert-allowed-hostname"}, func(c *Config) (string, string) {
-			if len(c.PeerTLS.AllowedCNs) > 0 && len(c.PeerTLS.AllowedHostnames) > 0 {
+			if !c.PeerTLS.empty() && len(c.PeerTLS.AllowedCNs) > 0 && len(c.PeerTLS.AllowedHostnames) > 0 {
 				return fmt.Sprintf("AllowedCNs and AllowedHostnames are mutually exclusive (cns=%q, hostnames=%q)",
 					c.PeerTLS.AllowedCNs, c.PeerTLS.AllowedHostnames), ""
 			}
@@ -82,8 +84,9 @@ func halfPair(used bool, c Certificates) string {
 	return ""
 }
 
+// clientPair reports the same of the certificate that is shown as a client.
 func clientPair(c Certificates) string {
-	if (c.ClientCertFile == "") != (c.ClientKeyFile == "") {
+	if !c.empty() && (c.ClientCertFile == "") != (c.ClientKeyFile == "") {
 		return fmt.Sprintf("ClientKeyFile and ClientCertFile must both be present or both absent: key: %v, cert: %v",
 			c.ClientKeyFile, c.ClientCertFile)
 	}

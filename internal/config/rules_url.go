@@ -49,7 +49,8 @@ func urlRules() []rule {
 			}
 			return "", ""
 		}},
-		{[]string{"listen-metrics-urls", "listen-client-urls", "listen-client-http-urls", "listen-peer-urls"},
+		{
+			[]string{"listen-metrics-urls", "listen-client-urls", "listen-client-http-urls", "listen-peer-urls"},
 			func(c *Config) (string, string) {
 				clients := append(slices.Clone(c.Listen.Client), c.Listen.ClientHTTP...)
 				if u, both := shared(c.Listen.Metrics, clients); both {
@@ -59,7 +60,8 @@ func urlRules() []rule {
 					return fmt.Sprintf("listen-peer-urls and another listener both name %s", u), "give each its own port"
 				}
 				return "", ""
-			}},
+			},
+		},
 	}...)
 }
 

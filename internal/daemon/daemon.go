@@ -37,6 +37,7 @@ type Inputs struct {
 	Config   *config.Config
 	Log      *Logger
 	Version  string // kvd's own
+	Commit   string // that it was built from
 	Notifier sd.Notifier
 	// Reload delivers the configuration read anew each time the operator asks
 	// for it, or what was wrong with it.
@@ -221,8 +222,9 @@ func keep(n uint) int {
 func (m *running) serve(ctx context.Context) error {
 	m.crew.start("replica", m.replica.Run)
 	m.crew.start("watch hub", m.hub.Run)
-	m.crew.start("peers", m.servePeers)
-	m.serveClients()
+	web := m.newGateway()
+	m.servePeers(web)
+	m.serveClients(web)
 	m.status("waiting for a leader")
 	joined := make(chan error, 1)
 	var joining sync.WaitGroup

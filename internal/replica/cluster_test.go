@@ -226,6 +226,59 @@ func TestLostQuorumTimesOut(t *testing.T) {
 	}
 }
 
+// A proposal that raft has, and that never gets a quorum.
+func TestProposalWithoutAQuorumTimesOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		board, _, members := startCluster(t, 3)
+		leader, _ := leaderOf(t, members)
+		time.Sleep(time.Minute) // the election is long ago
+		for i := range members {
+			board.connect(uint64(i+1), nil)
+		}
+		begin := time.Now()
+		if _, err := leader.put("k", "w"); !errors.Is(err, ErrTimeout) || errors.Is(err, ErrTimeoutLeaderFailed) {
+			t.Errorf("put: %v", err)
+		}
+		if took := time.Since(begin); took < 5100*time.Millisecond || took > 5500*time.Millisecond {
+			t.Errorf("took %v, want 5.2 s", took)
+		}
+		for _, m := range members {
+			m.close()
+		}
+	})
+}
+
+func TestTimeoutBlamesALeaderThatWasLost(t *testing.T) {
+	r := newHome(t).open(t)
+	defer r.log.Close()
+	defer r.store.Close()
+	elected := time.Now()
+	r.standing.Store(&standing{leader: self, since: elected})
+	for ago, want := range map[time.Duration]error{
+		-time.Millisecond:      ErrTimeout, // begun after the election
+		100 * time.Millisecond: ErrTimeoutLeaderFailed,
+		300 * time.Millisecond: ErrTimeout, // long before: 2 election timeouts are 200 ms
+	} {
+		if err := r.timeoutOf(elected.Add(-ago)); !errors.Is(err, want) {
+			t.Errorf("begun %v before the election: %v, want %v", ago, err, want)
+		}
+	}
+}
+
+func TestMemberThatIsAloneLeadsAtOnce(t *testing.T) {
+	h := newHome(t)
+	h.options.Heartbeat, h.options.Election = 0, 0
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		r := h.start(t)
+		r.mustPut("k", "v")
+		if took := time.Since(begin); took > 0 {
+			t.Errorf("took %v, want no tick", took)
+		}
+		r.close()
+	})
+}
+
 func TestBarrierTakesRoundsOnceThereIsALearner(t *testing.T) {
 	r := newHome(t).start(t)
 	must(t, r.Barrier(t.Context()))

@@ -26,9 +26,10 @@ type flusher struct {
 	queue *queue[task]
 	ended chan struct{}
 	// revision is the newest revision whose rows are all in the store.
-	revision atomic.Int64
-	stopping context.Context // ends when tasks are to give up
-	giveUp   context.CancelFunc
+	revision      atomic.Int64
+	defragmenting atomic.Bool
+	stopping      context.Context // ends when tasks are to give up
+	giveUp        context.CancelFunc
 
 	mu      sync.Mutex
 	less    *sync.Cond // bytes have become less, or nobody waits any more
@@ -304,6 +305,8 @@ func (r *Replica) Defragment(ctx context.Context) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(stopping, cancel)()
+		r.flusher.defragmenting.Store(true)
+		defer r.flusher.defragmenting.Store(false)
 		return r.parts.Store.Defragment(ctx)
 	})
 }

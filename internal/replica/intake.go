@@ -192,12 +192,22 @@ func (in *intake) take(old notes) notes {
 	return fresh
 }
 
-// takeProposals exchanges the proposals for old, whose contents are given up.
-func (in *intake) takeProposals(old []proposal) (fresh []proposal) {
+// takeProposals returns proposals of up to most bytes, but one at least. Old,
+// whose contents are given up, may be used for others.
+func (in *intake) takeProposals(old []proposal, most int) (fresh []proposal) {
 	clear(old)
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	fresh, in.proposals = in.proposals, old[:0]
+	n := len(in.proposals)
+	if in.bytes > most { // of all that are pending; look closer
+		sum := 0
+		n = 0
+		for n < len(in.proposals) && (n == 0 || sum+len(in.proposals[n].data) <= most) {
+			sum += len(in.proposals[n].data)
+			n++
+		}
+	}
+	fresh, in.proposals = in.proposals[:n:n], append(old[:0], in.proposals[n:]...)
 	return fresh
 }
 

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"context"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,10 @@ import (
 // appends is how many appends with entries may be on their way. More would
 // wait for the same disk; held back, what is proposed meanwhile becomes one.
 const appends = 1
+
+// maxBatchBytes are proposed at once; more would keep the disk busy for so long
+// that everybody waits.
+const maxBatchBytes = 8 << 20
 
 // loop turns raft's wheel. It never waits for a disk.
 type loop struct {
@@ -133,7 +138,7 @@ func (l *loop) caughtUp() {
 func (l *loop) tick() {
 	l.core.Tick()
 	for _, o := range l.r.intake.expire(l.now.UnixNano(), l.r.options.requestTimeout()) {
-		err := errNoLeader
+		err := context.DeadlineExceeded // there was no leader to propose it to
 		if o.proposed {
 			err = l.r.timeoutOf(time.Unix(0, o.w.due).Add(-l.r.options.requestTimeout()))
 		}
@@ -224,7 +229,7 @@ func (l *loop) propose() {
 	if l.core.leader == 0 || l.appending >= appends {
 		return
 	}
-	batch := l.r.intake.takeProposals(l.proposals)
+	batch := l.r.intake.takeProposals(l.proposals, maxBatchBytes)
 	l.proposals = batch
 	own := l.renewals.takeRevokes()
 	if len(batch)+len(own) == 0 {

@@ -228,6 +228,8 @@ func New(o Options, p Parts) (*Replica, error) {
 	r.commit.Store(core.commit)
 	r.applied.Store(index)
 	r.stored.Store(index)
+	r.metrics.applied.Set(float64(index))
+	r.metrics.committed.Set(float64(core.commit))
 	r.standing.Store(&standing{term: core.term})
 	r.loop = newLoop(r, core)
 	r.appender = newAppender(r)

@@ -17,6 +17,7 @@ type replay struct {
 	term     uint64
 	termSeen bool // the entry at start.Index was seen, of term
 	entries  []*raftpb.Entry
+	void     []*raftpb.Entry // dropped by the last snapshot; see entry
 	state    State
 	metadata []byte
 	identity Identity
@@ -87,11 +88,17 @@ func (p *replay) entry(e *raftpb.Entry) error {
 		return errors.New("an entry without index, term, or a membership change without data")
 	}
 	if index <= p.start.Index {
-		p.entries = nil
+		p.entries, p.void = nil, nil
 		p.term, p.termSeen = e.GetTerm(), index == p.start.Index
 		return nil
 	}
 	keep := index - p.start.Index - 1
+	if keep > 0 && keep > uint64(len(p.entries)) && keep <= uint64(len(p.void)) {
+		// An etcd wrote this: after a restart it goes on behind entries that a
+		// leader's snapshot had made void.
+		p.entries = p.void
+	}
+	p.void = nil
 	if have := uint64(len(p.entries)); keep > have {
 		return fmt.Errorf("entry %d follows entry %d: those between are missing", index, p.start.Index+have)
 	}
@@ -109,7 +116,7 @@ func (p *replay) snapshot(s Snapshot) error {
 	p.matched = true
 	p.start.ConfState = s.ConfState
 	if s.Index > 0 && (!p.termSeen || p.term != s.Term) {
-		p.entries = nil // it came from a leader: what we had does not lead there
+		p.entries, p.void = nil, p.entries // it came from a leader: what we had does not lead there
 	}
 	return nil
 }

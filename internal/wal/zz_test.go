@@ -7,10 +7,11 @@ func TestZZ(t *testing.T){
   rng := rand.New(rand.NewPCG(seed, 1))
   m, o := newDisk(t); begin:=m.Ops()
   _, err := perform(t, m, o, script(rng, 60)); ok(t,err)
-  for i:=0;i<60;i++{
+  for i:=0;i<600;i++{
    n:=begin+20+rng.IntN(m.Ops()-begin-19)
-   disk:=m.Crash(n, vfs.Survival(rng.IntN(3)), rng)
+   disk:=m.Crash(n, vfs.Torn, rng)
    if !exists(disk,crashDir){continue}
+  segs,_,_:=listSegments(disk,crashDir); r := &recovery{Options: Options{Files:disk,SegmentBytes:4096}, dir: crashDir, segments: segs}; r.complete(); ok(t,r.run()); if r.tail.torn==nil && !r.tail.debris {continue}; for i:=range r.segments{r.segments[i].close()}
    dir:=filepath.Join(out,fmt.Sprint(k)); os.Mkdir(dir,0o700); k++
    os.Mkdir(dir+"/wal",0o700)
    names,_:=disk.List(crashDir)
@@ -32,4 +33,22 @@ func TestZZReopen(t *testing.T){
  ds,_:=filepath.Glob("/tmp/waletcd/images/*")
  for _,d:=range ds { l,err:=Open(d+"/wal",Options{SegmentBytes:4096}); if err!=nil {t.Log(d,err); bad++; continue}; last,_:=l.LastIndex(); tm,_:=l.Term(last); if _,err:=os.Stat(d+"/theirs.ok"); err==nil && tm!=99 {t.Log(d,"last term",tm); bad++}; l.Close() }
  t.Log(len(ds),bad)
+}
+var zzt = map[string]int{}
+func TestZZCount(t *testing.T){
+  for seed:=uint64(1);seed<4;seed++{
+  rng := rand.New(rand.NewPCG(seed, 1))
+  m, o := newDisk(t); begin:=m.Ops()
+  _, err := perform(t, m, o, script(rng, 60)); ok(t,err)
+  for n:=begin;n<=m.Ops();n++{ for i:=0;i<4;i++{
+   disk:=m.Crash(n, vfs.Torn, rng)
+   if !exists(disk,crashDir){zzt["none"]++;continue}
+   segs,_,_:=listSegments(disk,crashDir)
+   r := &recovery{Options: Options{Files:disk,SegmentBytes:4096}, dir: crashDir, segments: segs}
+   r.complete()
+   ok(t,r.run())
+   if r.tail.torn!=nil {zzt["torn"]++} else if r.tail.debris {zzt["debris"]++} else {zzt["clean"]++}
+   zzt[fmt.Sprint("segs",len(segs))]++
+  }}}
+  t.Log(zzt)
 }
