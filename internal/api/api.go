@@ -39,6 +39,8 @@ type Member interface {
 	Renew(ctx context.Context, id lease.ID) (ttl int64, err error)
 	// Remaining is how long a lease has left.
 	Remaining(ctx context.Context, id lease.ID) (time.Duration, error)
+	// Leases are all leases, on the leader in the order in which they end.
+	Leases(ctx context.Context) ([]lease.ID, error)
 	Transfer(ctx context.Context, to member.ID) error
 	// Flush returns once every row applied before the call is in the store.
 	Flush(ctx context.Context) error

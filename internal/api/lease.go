@@ -68,11 +68,14 @@ func (a *API) leaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest,
 	return reply, nil
 }
 
-func (a *API) leaseLeases(context.Context, *pb.LeaseLeasesRequest, []byte) (any, error) {
-	v := a.member.View()
-	reply := &pb.LeaseLeasesResponse{Header: a.message(v)}
-	for _, l := range v.Leases.All() {
-		reply.Leases = append(reply.Leases, &pb.LeaseStatus{ID: int64(l.ID)})
+func (a *API) leaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest, _ []byte) (any, error) {
+	ids, err := a.member.Leases(ctx)
+	if err != nil {
+		return nil, err
+	}
+	reply := &pb.LeaseLeasesResponse{Header: a.message(a.member.View())}
+	for _, id := range ids {
+		reply.Leases = append(reply.Leases, &pb.LeaseStatus{ID: int64(id)})
 	}
 	return reply, nil
 }

@@ -91,9 +91,24 @@ func (s *solo) apply(e state.Entry) (any, error) {
 	if len(out.Events) > 0 {
 		s.hub.Publish(view.Keys, out.Revision, out.Events)
 	}
-	for e.Request != nil && e.Request.Compaction != nil && s.machine.Sweep(100) {
+	if e.Request.GetCompaction() != nil {
+		s.sweep()
 	}
 	return out.Reply, out.Err
+}
+
+// sweep completes a compaction.
+func (s *solo) sweep() {
+	for more := true; more; {
+		if err := s.flush(); err != nil {
+			s.t.Error(err)
+		}
+		var err error
+		if more, err = s.machine.Sweep(100); err != nil {
+			s.t.Error(err)
+		}
+	}
+	s.shown.Store(s.machine.View())
 }
 
 // Propose takes the request through the log's form, as raft would.
@@ -127,6 +142,13 @@ func (s *solo) Renew(_ context.Context, id lease.ID) (int64, error) {
 	return l.TTL, nil
 }
 
+func (s *solo) Leases(context.Context) (ids []lease.ID, _ error) {
+	for _, l := range s.View().Leases.All() {
+		ids = append(ids, l.ID)
+	}
+	return ids, nil
+}
+
 func (s *solo) Remaining(_ context.Context, id lease.ID) (time.Duration, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,6 +164,10 @@ func (s *solo) Transfer(context.Context, member.ID) error { return replica.ErrTi
 func (s *solo) Flush(context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.flush()
+}
+
+func (s *solo) flush() error {
 	if batch := s.machine.Take(); batch != nil {
 		if err := s.file.Commit(store.Stamp{Index: s.index, Term: 2}, batch); err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -52,7 +53,6 @@ type watchStream struct {
 
 	// Owned by the sending goroutine.
 	quiet map[*watch.Watcher]bool // those that asked for progress: nothing was sent since the last tick
-	box   []byte
 }
 
 // tag is what a watcher's messages are sent with.
@@ -175,48 +175,56 @@ func (w *watchStream) freeID() int64 {
 }
 
 // send sends what the sink holds, and progress to quiet watchers now and then,
-// until ctx ends or sending fails.
+// until ctx ends or sending fails. It waits for all three in one place.
 func (w *watchStream) send(ctx context.Context) error {
+	var ended, due atomic.Bool
+	defer context.AfterFunc(ctx, func() { ended.Store(true); w.sink.Wake() })()
 	// The jitter keeps streams that began together from answering together.
 	interval := w.api.o.ProgressInterval
-	tick := time.NewTicker(interval + rand.N(interval/10))
+	interval += rand.N(interval / 10)
+	var tick *time.Timer
+	tick = time.AfterFunc(interval, func() { due.Store(true); w.sink.Wake(); tick.Reset(interval) })
 	defer tick.Stop()
 	for {
-		select {
-		case <-ctx.Done():
+		<-w.sink.Ready()
+		if ended.Load() {
 			return w.ended(ctx)
-		case <-tick.C:
+		}
+		if due.Swap(false) {
 			if err := w.progress(); err != nil {
 				return err
 			}
-		case <-w.sink.Ready():
-			for m := w.sink.Take(); m != nil; m = w.sink.Take() {
-				if err := w.deliver(m); err != nil {
-					return err
-				}
-			}
+		}
+		if err := w.drain(); err != nil {
+			return err
 		}
 	}
 }
 
-// deliver sends one message of the sink.
-func (w *watchStream) deliver(m *watch.Message) error {
-	began := time.Now()
-	err := w.transmit(m)
-	if err != nil {
-		w.call.failed(err, "send", "watch")
-		if w.call.ctx.Err() != nil {
-			return w.ended(w.call.ctx)
+// drain sends all that waits.
+func (w *watchStream) drain() error {
+	began, messages, events := time.Now(), 0, 0
+	for m := w.sink.Take(); m != nil; m = w.sink.Take() {
+		if err := w.transmit(m); err != nil {
+			w.call.failed(err, "send", "watch")
+			if w.call.ctx.Err() != nil {
+				return w.ended(w.call.ctx)
+			}
+			return err
 		}
-		return err
+		messages++
+		events += m.Count
+	}
+	if messages == 0 {
+		return nil
 	}
 	took := time.Since(began).Seconds()
-	if m.Kind == watch.Events {
-		w.api.metrics.sendEvents.Observe(took)
-		w.api.metrics.sendPerEvent.Observe(took / float64(m.Count))
-	} else {
+	if events == 0 {
 		w.api.metrics.sendControl.Observe(took)
+		return nil
 	}
+	w.api.metrics.sendEvents.Observe(took)
+	w.api.metrics.sendPerEvent.Observe(took / float64(events))
 	return nil
 }
 

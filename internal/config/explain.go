@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -92,7 +93,7 @@ func Explain(args, environ []string, readFile func(string) ([]byte, error)) (tex
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "OPTION\tVALUE\tORIGIN")
 	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%s\t%s\n", r.Key, r.Value, r.Origin)
+		fmt.Fprintf(w, "%s\t%s\t%s\n", r.Key, cmp.Or(r.Value, `""`), r.Origin)
 	}
 	w.Flush() //nolint:errcheck // a strings.Builder does not fail
 	return b.String(), 0

@@ -2,6 +2,7 @@ package lease
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -58,6 +59,13 @@ func (d *Deadlines) Len() int { return len(d.ats) }
 func (d *Deadlines) Deadline(id ID) (at time.Time, ok bool) {
 	at, ok = d.ats[id]
 	return at, ok
+}
+
+// Order returns every lease, the one that ends first in front.
+func (d *Deadlines) Order() []ID {
+	ids := slices.Collect(maps.Keys(d.ats))
+	slices.SortFunc(ids, func(a, b ID) int { return cmp.Or(d.ats[a].Compare(d.ats[b]), cmp.Compare(a, b)) })
+	return ids
 }
 
 // Next is when Expired may have something to return.

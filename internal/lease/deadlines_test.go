@@ -112,17 +112,17 @@ func TestPromotionOfFewerThanACrowdMovesNone(t *testing.T) {
 }
 
 // TestCrowdIsSpreadAsEtcdDoes has the numbers that follow from etcd's rule for
-// 2000 leases alike: the first 750 keep their time, the n-th ends n/750 seconds
-// after them.
+// two piles of 1000 leases alike: of each the first 750 keep their time, the n-th
+// ends n/750 seconds after them.
 func TestCrowdIsSpreadAsEtcdDoes(t *testing.T) {
-	v := crowdOf(t, 2000, func(int) int64 { return 60 })
+	v := crowdOf(t, 2000, func(i int) int64 { return 60 + int64(i)/1000*100 })
 	var d Deadlines
 	now := newClock().zero
 	d.Promote(v, now, 0)
 	for i, at := range ends(&d, v, now) {
-		want := 60 * time.Second
-		if i >= 750 {
-			want += time.Duration(float64(time.Second) * float64(i+1) / 750)
+		want := seconds(60 + int64(i)/1000*100)
+		if n := i%1000 + 1; n > 750 {
+			want += time.Duration(float64(time.Second) * float64(n) / 750)
 		}
 		if at != want {
 			t.Fatalf("lease %d of 2000 ends after %v, want %v", i+1, at, want)

@@ -176,22 +176,43 @@ func TestBookAgreesWithASlowOne(t *testing.T) {
 	}
 }
 
-func TestViewIsFreeWithoutAChange(t *testing.T) {
+// alone is a book of lease 1.
+func alone(t *testing.T) *Book {
+	t.Helper()
 	s := newScene(t)
 	var rows store.Batch
 	if _, err := s.book.Grant(1, 60, 1, &rows); err != nil {
 		t.Fatal(err)
 	}
-	v := s.book.View()
-	s.book.Detach(1, "nothing")
-	if s.book.View() != v {
+	return s.book
+}
+
+func TestViewIsFreeWithoutAChange(t *testing.T) {
+	b := alone(t)
+	v := b.View()
+	b.Detach(1, "nothing")
+	if b.View() != v {
 		t.Error("another view, and nothing had changed")
 	}
-	if n := testing.AllocsPerRun(100, func() { s.book.View() }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { b.View() }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
-	s.book.Attach(1, "key")
-	if s.book.View() == v {
-		t.Error("the view is the old one")
+}
+
+func TestEveryChangeShowsInTheNextView(t *testing.T) {
+	for name, change := range map[string]func(*Book){
+		"attach":     func(b *Book) { b.Attach(1, "b") },
+		"detach":     func(b *Book) { b.Detach(1, "a") },
+		"checkpoint": func(b *Book) { b.Checkpoint(1, 5, nil) },
+		"raise":      func(b *Book) { b.Raise(100) },
+		"grant":      func(b *Book) { _, _ = b.Grant(2, 60, 1, &store.Batch{}) },
+		"revoke":     func(b *Book) { _, _ = b.Revoke(1, &store.Batch{}) },
+	} {
+		b := alone(t)
+		b.Attach(1, "a")
+		before := show(b.View())
+		if change(b); show(b.View()) == before {
+			t.Errorf("%s: still\n%s", name, before)
+		}
 	}
 }

@@ -4,20 +4,35 @@ import (
 	"fmt"
 	"hash/crc32"
 
+	"github.com/tidwall/btree"
+
 	"kvd/internal/store"
 )
 
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
 // HashKV is etcd's hash of the keyspace's history at revision rev (0: the
 // newest), equal on all members: CRC-32C over the row keys and values that a
-// compaction at rev would keep. Revisions that are not on disk yet are not
-// seen: flush the store through the view first. A negative rev hashes nothing.
+// compaction at rev would keep. At the revision of one of the last compactions
+// it is the hash that was taken then. Revisions that are not on disk yet are
+// not seen: flush the store through the view first. A negative rev hashes
+// nothing.
 func (v *View) HashKV(rev int64) (hash uint32, compacted, at int64, err error) {
+	defer store.Catch(&err)
 	switch {
 	case rev == 0:
 		rev = v.revision
 	case rev > v.revision:
 		return 0, 0, 0, ErrFuture
-	case rev > 0 && rev < v.compacted:
+	case rev < 0: // before everything
+		return crc32.Checksum([]byte(store.Key), castagnoli), v.compacted, rev, nil
+	}
+	for _, h := range v.hashes {
+		if h.Revision == rev {
+			return h.Hash, h.Previous, rev, nil
+		}
+	}
+	if rev < v.compacted {
 		return 0, 0, 0, ErrCompacted
 	}
 	reader, err := v.rows()
@@ -25,62 +40,72 @@ func (v *View) HashKV(rev int64) (hash uint32, compacted, at int64, err error) {
 		return 0, 0, 0, fmt.Errorf("hash: %w", err)
 	}
 	defer reader.Close()
-	table := crc32.MakeTable(crc32.Castagnoli)
-	hash = crc32.Update(0, table, []byte(store.Key))
-	keep := v.keepsAny(rev)
-	var bad error
-	reader.Scan(store.Key, nil, nil, func(k, value []byte) bool {
-		var row Revision
-		var dead, counts bool
-		if row, dead, bad = ParseKey(k); bad != nil || row.Main > rev {
-			return false
-		}
-		if counts, bad = v.counts(row, dead, rev, keep, value); bad != nil {
-			return false
-		}
-		if counts {
-			hash = crc32.Update(crc32.Update(hash, table, k), table, value)
-		}
-		return true
+	s := sum{index: v.index, rev: rev, compacted: v.compacted, hash: crc32.Checksum([]byte(store.Key), castagnoli)}
+	s.keep = s.keepsAny()
+	reader.Scan(store.Key, nil, Revision{Main: rev + 1}.Append(nil), func(key, value []byte) bool {
+		err = s.add(key, value)
+		return err == nil
 	})
-	if bad != nil {
-		return 0, 0, 0, fmt.Errorf("hash: %w", bad)
+	if err != nil {
+		return 0, 0, 0, fmt.Errorf("hash: %w", err)
 	}
 	if v.overtaken(rev) {
 		return 0, 0, 0, ErrCollected
 	}
-	return hash, v.compacted, rev, nil
+	return s.hash, v.compacted, rev, nil
+}
+
+// sum is a hash at revision rev in the making.
+type sum struct {
+	index          *btree.BTreeG[*entry]
+	rev, compacted int64
+	keep           bool // some key is alive at rev
+	hash           uint32
 }
 
 // keepsAny reports whether a compaction at rev would keep anything. While it
 // would not, etcd leaves nothing out of the hash that is still there.
-func (v *View) keepsAny(rev int64) (found bool) {
-	v.index.Scan(func(e *entry) bool {
-		r := e.at(rev)
+func (s *sum) keepsAny() (found bool) {
+	s.index.Scan(func(e *entry) bool {
+		r := e.at(s.rev)
 		found = r != nil && !r.dead
 		return !found
 	})
 	return found
 }
 
-// counts reports whether a row belongs to the hash at rev. Rows behind the
-// compaction count if they are the newest of a key alive at rev; if no key is
-// alive then (keep is false), if the compaction has left them.
-func (v *View) counts(row Revision, dead bool, rev int64, keep bool, value []byte) (bool, error) {
-	if row.Main == v.compacted && dead {
+// add feeds one row, if it belongs to the hash.
+func (s *sum) add(key, value []byte) error {
+	row, dead, err := ParseKey(key)
+	if err != nil {
+		return err
+	}
+	counts, err := s.counts(row, dead, value)
+	if err == nil && counts {
+		s.hash = crc32.Update(crc32.Update(s.hash, castagnoli, key), castagnoli, value)
+	}
+	return err
+}
+
+// counts reports whether a row belongs to the hash. Rows behind the compaction
+// count if they are the newest of a key alive at rev; if no key is alive then,
+// if the compaction has left them.
+func (s *sum) counts(row Revision, dead bool, value []byte) (bool, error) {
+	if row.Main == s.compacted && dead {
 		return false, nil // kept by new versions of etcd, removed by old ones
 	}
-	if row.Main > v.compacted {
+	if row.Main > s.compacted {
 		return true, nil
 	}
-	if !keep {
-		rev = v.compacted
+	rev := s.rev
+	if !s.keep {
+		rev = s.compacted
 	}
 	f, err := decode(value)
 	if err != nil {
 		return false, fmt.Errorf("row %v: %w", row, err)
 	}
-	e, ok := v.index.Get(lookup(string(f.key)))
+	e, ok := s.index.Get(lookup(string(f.key)))
 	if !ok {
 		return false, nil
 	}

@@ -36,8 +36,10 @@ type Keyspace struct {
 	compacted int64
 	swept     int64 // compaction whose removals are complete, -1 before the first
 	garbage   fifo[removal]
-	tail      []*Group // revisions not on disk and some before them, ascending
-	stored    int64    // newest main revision whose rows are on disk
+	tail      []*Group      // revisions not on disk and some before them, ascending
+	stored    int64         // newest main revision whose rows are on disk
+	hashing   *hashing      // of the compaction under way; nil: none, or done
+	hashes    []CompactHash // of the last compactions, ascending; replaced, never edited
 	cache     *cache
 	shared    *shared
 	rows      Rows
@@ -95,56 +97,6 @@ func (k *Keyspace) entry(key []byte) *entry {
 	return e
 }
 
-// Compact makes revisions before rev unreachable and leaves the row that lets a
-// restart go on with the removal. The removal itself is Sweep's.
-func (k *Keyspace) Compact(rev int64) error {
-	if rev <= k.compacted {
-		return ErrCompacted
-	}
-	if rev > k.current {
-		return ErrFuture
-	}
-	k.compacted = rev
-	k.batch.Put(store.Meta, []byte(scheduledCompact), Revision{Main: rev}.Append(nil))
-	return nil
-}
-
-// The rows of bucket "meta" that belong to compaction.
-const (
-	scheduledCompact = "scheduledCompactRev"
-	finishedCompact  = "finishedCompactRev"
-)
-
-// Sweep removes up to limit records behind the last compaction from the index
-// and leaves the deletion of their rows in the batch. It reports whether more
-// remain; the call that removes the last one records the compaction as
-// finished.
-func (k *Keyspace) Sweep(limit int) (more bool) {
-	if k.swept >= k.compacted {
-		return false
-	}
-	k.shared.collected.Store(k.compacted) // before anything is removed: see View.overtaken
-	for range limit {
-		next, ok := k.garbage.front()
-		if !ok || next.at > k.compacted {
-			break
-		}
-		k.garbage.pop()
-		if next.entry.drop(next.record) {
-			k.index.Delete(next.entry)
-			k.shown = nil
-		}
-		k.cache.forget(next.record, next.record.main <= k.stored)
-		k.batch.Delete(store.Key, next.record.rowKey(make([]byte, 0, tombstoneBytes)))
-	}
-	if next, ok := k.garbage.front(); ok && next.at <= k.compacted {
-		return true
-	}
-	k.swept = k.compacted
-	k.batch.Put(store.Meta, []byte(finishedCompact), Revision{Main: k.compacted}.Append(nil))
-	return false
-}
-
 // Stored tells that the rows of all revisions up to rev are on disk: their
 // values may leave memory.
 func (k *Keyspace) Stored(rev int64) {
@@ -193,6 +145,7 @@ func (k *Keyspace) View() *View {
 		revision:  k.current,
 		compacted: k.compacted,
 		tail:      k.tail,
+		hashes:    k.hashes,
 		cache:     k.cache,
 		shared:    k.shared,
 		rows:      k.rows,

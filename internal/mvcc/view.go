@@ -18,6 +18,7 @@ type View struct {
 	revision  int64
 	compacted int64
 	tail      []*Group
+	hashes    []CompactHash
 	cache     *cache
 	shared    *shared
 	rows      Rows

@@ -10,6 +10,7 @@ import (
 
 	"kvd/internal/mvcc"
 	"kvd/internal/state"
+	"kvd/internal/store"
 )
 
 // tidyInterval is how often the machine's caches are looked after.
@@ -71,7 +72,9 @@ func (a *applier) run() error {
 				return err
 			}
 		case <-sweep.C:
-			a.sweep()
+			if err := a.sweep(); err != nil {
+				return err
+			}
 		case <-tidy.C:
 			a.tell()
 			a.machine.Tidy()
@@ -111,7 +114,8 @@ func (a *applier) work() (over bool, err error) {
 
 // apply runs a batch. The order of its last part is what readers and callers
 // rely on: rows to the flusher, the view, the events, the answers.
-func (a *applier) apply() error {
+func (a *applier) apply() (err error) {
+	defer store.Catch(&err) // the machine may have to read a row
 	if !a.r.flusher.room() {
 		return nil // aborted
 	}
@@ -129,6 +133,9 @@ func (a *applier) apply() error {
 	}
 	if view.Swept < view.Keys.Compacted() {
 		a.sweeping = true
+		if len(a.swept) > 0 { // somebody waits for the removals, and they for the rows
+			a.r.flusher.afterFlush(func(error) {})
+		}
 	}
 	for _, l := range a.answered {
 		l.w.done <- l.a
@@ -248,15 +255,19 @@ func (a *applier) tell() {
 
 // sweep removes a piece of what a compaction has left behind it, so small that
 // nobody waits for it.
-func (a *applier) sweep() {
+func (a *applier) sweep() (err error) {
+	defer store.Catch(&err)
 	a.timed = false
 	if !a.sweeping || a.r.flusher.full() {
-		return
+		return nil
 	}
-	a.sweeping = a.machine.Sweep(a.r.options.CompactionBatch)
+	a.tell() // what is on disk decides how far it goes
+	if a.sweeping, err = a.machine.Sweep(a.r.options.CompactionBatch); err != nil {
+		return fmt.Errorf("remove what was compacted: %w", err)
+	}
 	a.publish()
 	if a.sweeping || len(a.swept) == 0 {
-		return
+		return nil
 	}
 	waiting := a.swept
 	a.swept = nil
@@ -268,6 +279,7 @@ func (a *applier) sweep() {
 			l.w.done <- l.a
 		}
 	})
+	return nil
 }
 
 // leave answers those whose answer will not come.

@@ -207,7 +207,7 @@ func (in *intake) takeProposals(old []proposal, most int) (fresh []proposal) {
 			n++
 		}
 	}
-	fresh, in.proposals = in.proposals[:n:n], append(old[:0], in.proposals[n:]...)
+	fresh, in.proposals = in.proposals[:n], append(old[:0], in.proposals[n:]...)
 	return fresh
 }
 

@@ -29,6 +29,22 @@ func (r *Replica) Remaining(ctx context.Context, id lease.ID) (time.Duration, er
 	return ask(ctx, r, func(l *loop, reply reply[time.Duration]) { l.renewals.remaining(id, reply) })
 }
 
+// Leases are all leases, in the order in which they end on the leader; another
+// member does not know it and returns them by ID.
+func (r *Replica) Leases(ctx context.Context) ([]lease.ID, error) {
+	return ask(ctx, r, func(l *loop, reply reply[[]lease.ID]) {
+		if l.core.Leading() && l.led != 0 {
+			reply(l.renewals.deadlines.Order(), nil)
+			return
+		}
+		var ids []lease.ID
+		for _, found := range l.r.view.Load().Leases.All() {
+			ids = append(ids, found.ID)
+		}
+		reply(ids, nil)
+	})
+}
+
 // renewals keeps the deadlines of leases on the leader, lets who holds one move
 // it, and proposes the end of those that have passed. The loop owns it.
 type renewals struct {

@@ -25,16 +25,16 @@ type loop struct {
 	core *Core
 	done chan struct{} // closed to stop it
 
-	clock     atomic.Int64 // time of the last tick, in nanoseconds, for anybody
-	waits     atomic.Bool  // for something to be applied; the applier looks
-	now       time.Time    // of this round; for deadlines
-	notes     notes        // the round's, reused
-	proposals []proposal   // the same
-	entries   []*raftpb.Entry
-	appending int    // appends with entries that the appender has not answered
-	campaign  uint64 // as the only voter, campaign once this is applied
-	tried     bool   // that has been done
-	led       uint64 // term in which this member leads and has applied an entry; 0: none
+	clock     atomic.Int64    // time of the last tick, in nanoseconds, for anybody
+	waits     atomic.Bool     // for something to be applied; the applier looks
+	now       time.Time       // of this round; for deadlines
+	notes     notes           // the round's, reused
+	proposals []proposal      // the same
+	entries   []*raftpb.Entry // to propose, reused
+	appending int             // appends with entries that the appender has not answered
+	campaign  uint64          // as the only voter, campaign once this is applied
+	tried     bool            // that has been done
+	led       uint64          // term in which this member leads and has applied an entry; 0: none
 	reads     reads
 	renewals  renewals
 	handover  handover
@@ -45,6 +45,7 @@ func newLoop(r *Replica, core *Core) *loop {
 	l := &loop{r: r, core: core, done: make(chan struct{}), campaign: core.commit}
 	l.reads = reads{loop: l}
 	l.renewals = newRenewals(l)
+	l.waits.Store(true)
 	l.setTime(time.Now())
 	return l
 }
@@ -149,7 +150,6 @@ func (l *loop) tick() {
 	l.renewals.tick()
 	l.handover.tick(l.now)
 	l.elect()
-	l.r.appender.queue.signal() // a commit index that was left there
 }
 
 // deliver gives raft the answers of the appender or the applier.
@@ -237,22 +237,22 @@ func (l *loop) propose() {
 	}
 	entries := l.entriesOf(batch, own)
 	if !l.core.Propose(entries) {
-		l.r.intake.giveBack(batch) // until the next tick, or its deadline
+		l.r.intake.giveBack(batch) // until the next round, or its deadline
 	}
-	if l.core.Leading() {
-		for _, e := range entries {
-			e.Data = nil
-		}
+	// Raft copies entries for its log, but it forwards those that it was given,
+	// so only a leader that nobody can have deposed may use them again.
+	if !l.core.Leading() || !l.core.Alone() {
+		l.entries = nil
+		return
+	}
+	for _, e := range entries {
+		e.Data = nil
 	}
 }
 
-// entriesOf makes entries of proposals. Those for raft as a leader, which
-// copies them, are used again.
+// entriesOf makes entries of proposals, out of l.entries as far as they go.
 func (l *loop) entriesOf(batch []proposal, own [][]byte) []*raftpb.Entry {
 	n := len(batch) + len(own)
-	if !l.core.Leading() {
-		l.entries = nil
-	}
 	for len(l.entries) < n {
 		more := make([]raftpb.Entry, max(64, n-len(l.entries)))
 		for i := range more {
@@ -261,7 +261,7 @@ func (l *loop) entriesOf(batch []proposal, own [][]byte) []*raftpb.Entry {
 	}
 	entries := l.entries[:n]
 	for i, e := range entries {
-		e.Type = nil // raft may have put an empty entry in a place
+		e.Type = nil
 		if i >= len(batch) {
 			e.Data = own[i-len(batch)]
 			continue

@@ -159,7 +159,7 @@ type Replica struct {
 	standing atomic.Pointer[standing]
 	commit   atomic.Uint64
 	applied  atomic.Uint64 // what view shows
-	stored   atomic.Uint64 // what the store holds; <= applied
+	stored   atomic.Uint64 // what the store holds
 	// alone says that Barrier needs no round. The loop clears it before raft
 	// hears of another member.
 	alone atomic.Bool

@@ -159,9 +159,10 @@ func (m *Machine) Stored(rev int64) { m.keys.Stored(rev) }
 // Revision is the newest revision of the keyspace.
 func (m *Machine) Revision() int64 { return m.keys.Revision() }
 
-// Sweep removes up to limit records that the last compaction put behind it. It
-// reports whether there are more. When it runs changes no answer.
-func (m *Machine) Sweep(limit int) (more bool) { return m.keys.Sweep(limit) }
+// Sweep does a piece of the last compaction's removals, of up to limit records.
+// It reports whether there is more to do. When it runs changes no answer. An
+// error means that the store cannot be read.
+func (m *Machine) Sweep(limit int) (more bool, err error) { return m.keys.Sweep(limit) }
 
 // Tidy keeps the value cache within its budget. Call it now and then.
 func (m *Machine) Tidy() { m.keys.Tidy() }

@@ -58,15 +58,24 @@ func (c *conversation) apply(r *Request) Outcome {
 
 // flush commits all rows, as the flusher does.
 func (c *conversation) flush() {
-	for c.machine.Sweep(2) {
+	for more := true; more; {
+		rev := c.machine.Revision()
+		if b := c.machine.Take(); b != nil {
+			if err := c.disk.Commit(store.Stamp{Index: c.index, Term: 1}, b); err != nil {
+				c.t.Fatal(err)
+			}
+		}
+		c.machine.Stored(rev)
+		var err error
+		if more, err = c.machine.Sweep(2); err != nil {
+			c.t.Fatal(err)
+		}
 	}
-	rev := c.machine.Revision()
 	if b := c.machine.Take(); b != nil {
 		if err := c.disk.Commit(store.Stamp{Index: c.index, Term: 1}, b); err != nil {
 			c.t.Fatal(err)
 		}
 	}
-	c.machine.Stored(rev)
 }
 
 func kv(t *testing.T, wire []byte) string {

@@ -53,10 +53,7 @@ func fast[M proto.Message](b []byte, m M, set func(M, field) bool) (M, error) {
 		return m, nil
 	}
 	proto.Reset(m)
-	if err := proto.Unmarshal(b, m); err != nil {
-		return m, fmt.Errorf("decode %s: %w", m.ProtoReflect().Descriptor().Name(), err)
-	}
-	return m, nil
+	return m, proto.Unmarshal(b, m) // its text reaches clients, who know it
 }
 
 // each passes the fields of b to take, and reports whether all were plain and

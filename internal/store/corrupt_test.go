@@ -98,6 +98,15 @@ func TestDamageIsNamedAndRefused(t *testing.T) {
 			},
 			"out of order",
 		},
+		"a key that belongs on another page": {
+			func(t *testing.T, data []byte) []byte {
+				page := data[pagesOf(t, data, leafPage)[3]:]
+				row := page[headerBytes+rowBytes*(int(order.Uint16(page[10:]))-1):]
+				binary.BigEndian.PutUint64(row[order.Uint32(row[4:]):], 1<<60)
+				return data
+			},
+			"out of order",
+		},
 		"a branch that points nowhere": {
 			func(t *testing.T, data []byte) []byte {
 				order.PutUint64(data[pagesOf(t, data, branchPage)[0]+headerBytes+8:], 1<<40)

@@ -17,7 +17,8 @@ func TestEncodesLikeProto(t *testing.T) {
 	newer := entry(1, 2, "x")
 	newer.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 9, protowire.VarintType), 77))
 	for _, e := range []*raftpb.Entry{
-		{}, entry(1, 1, "a"), entry(1<<63, 1<<40, string(make([]byte, 1000))),
+		{},
+		entry(1, 1, "a"), entry(1<<63, 1<<40, string(make([]byte, 1000))),
 		{Term: new(uint64(0)), Index: new(uint64(0)), Data: []byte{}},
 		{Term: new(uint64(3)), Index: new(uint64(4))},
 		{Type: raftpb.EntryNormal.Enum(), Term: new(uint64(3)), Index: new(uint64(4))},

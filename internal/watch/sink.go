@@ -30,7 +30,8 @@ type Message struct {
 	Bytes     int      // length of Pieces
 
 	revisions int
-	era       int // of the sink; see Sink.era
+	era       int       // of the sink; see Sink.era
+	one       [1][]byte // what Pieces is made of while it is one
 }
 
 // maxControls is how many answers may wait in a sink before its owner's
@@ -69,8 +70,12 @@ func (h *Hub) Sink() *Sink {
 	return &Sink{hub: h, limit: h.o.SinkBytes, wake: make(chan struct{}, 1), spare: make(chan struct{}, 1)}
 }
 
-// Ready receives when there is something to take.
+// Ready receives when there is something to take, and after Wake.
 func (s *Sink) Ready() <-chan struct{} { return s.wake }
+
+// Wake lets Ready receive: for a sender that waits there for other things too.
+// One channel is waited on at less cost than several.
+func (s *Sink) Wake() { signal(s.wake) }
 
 // Take returns the next message, or nil if none waits. The message is the
 // caller's.
@@ -222,6 +227,7 @@ func (s *Sink) gatherLocked(w *Watcher, b *batch, at int64) {
 	m := w.open
 	if m == nil || m.era != s.era || m.revisions+b.revisions > h.o.MessageRevisions || m.Bytes+len(b.bytes) > h.o.MessageBytes {
 		m = &Message{Kind: Events, Watcher: w}
+		m.Pieces = m.one[:0]
 		w.open = m
 		s.appendLocked(m)
 	}
@@ -284,7 +290,9 @@ func (s *Sink) RequestProgress() {
 	// What is published but not yet offered is on its way: wait for it, so
 	// that the answer is as new as what the client has seen elsewhere.
 	h.asked = append(h.asked, &ask{sink: s, want: h.source().Revision()})
-	h.answer()
+	if h.answer(); len(h.asked) > 0 {
+		signal(h.hurry)
+	}
 }
 
 // answer replies to those whose revision has been offered.

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -29,6 +30,13 @@ type Options struct {
 	MessageRevisions int // revisions joined in one message; 1000
 	MessageBytes     int // past this a message takes no further revision; 1 MiB
 	Workers          int // lagging cursors that are read for at once; 4
+
+	// After a round of deliveries the hub rests in proportion to their number,
+	// and what comes meanwhile is delivered together: a wake-up and a message
+	// cost far more than an event in it. A lone event is not delayed, nor is
+	// anything with few watchers.
+	Rest    time.Duration // for each sink delivered to; 40 µs
+	MaxRest time.Duration // and no longer than this; 4 ms
 }
 
 func (o Options) complete() Options {
@@ -43,8 +51,17 @@ func (o Options) complete() Options {
 	set(&o.MessageRevisions, 1000)
 	set(&o.MessageBytes, 1<<20)
 	set(&o.Workers, 4)
+	if o.Rest == 0 {
+		o.Rest = 40 * time.Microsecond
+	}
+	if o.MaxRest == 0 {
+		o.MaxRest = 4 * time.Millisecond
+	}
 	return o
 }
+
+// shortestRest is worth a timer.
+const shortestRest = 500 * time.Microsecond
 
 // Hub knows every watcher of this member.
 type Hub struct {
@@ -65,7 +82,8 @@ type Hub struct {
 
 	behind atomic.Int64 // lagging cursors, for the metric
 	inbox  inbox
-	touch  []*class // scratch of offer: the classes a portion concerns
+	hurry  chan struct{} // somebody waits for offered to grow
+	touch  []*class      // scratch of offer: the classes a portion concerns
 }
 
 // New makes a hub whose live cursors start at the revision of source, which
@@ -74,7 +92,7 @@ func New(o Options, source func() *mvcc.View, log *slog.Logger, registry prometh
 	h := &Hub{o: o.complete(), source: source, log: log, offered: source().Revision()}
 	h.hungry = sync.NewCond(&h.mu)
 	h.index.singles = map[string][]*class{}
-	h.inbox.wake = make(chan struct{}, 1)
+	h.inbox.wake, h.hurry = make(chan struct{}, 1), make(chan struct{}, 1)
 	h.metrics = newMetrics(h, registry)
 	return h
 }
@@ -92,6 +110,17 @@ func (h *Hub) Publish(view *mvcc.View, rev int64, events []*mvcc.Event) {
 
 // Reset tells that the keyspace was replaced by a snapshot: every cursor lags.
 func (h *Hub) Reset() { h.inbox.overrun(h.source().Revision()) }
+
+// Watchers is the number of live and lagging watchers.
+func (h *Hub) Watchers() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := int(h.behind.Load())
+	for _, c := range h.index.all() {
+		n += len(c.live)
+	}
+	return n
+}
 
 // Run hands events to watchers until ctx ends; it returns when all it started
 // has ended. Sinks stay as they are: their streams end by themselves.
@@ -111,10 +140,27 @@ func (h *Hub) Run(ctx context.Context) error {
 			if overrun > 0 {
 				h.lagAll(overrun)
 			}
+			delivered := 0
 			for _, p := range all {
-				h.offer(p)
+				delivered += h.offer(p)
 			}
+			h.rest(ctx, delivered)
 		}
+	}
+}
+
+// rest lets events gather after a round of deliveries.
+func (h *Hub) rest(ctx context.Context, delivered int) {
+	long := min(time.Duration(delivered)*h.o.Rest, h.o.MaxRest)
+	if long < shortestRest {
+		return
+	}
+	timer := time.NewTimer(long)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-h.hurry:
+	case <-ctx.Done():
 	}
 }
 
@@ -126,20 +172,21 @@ func (h *Hub) stop() {
 }
 
 // offer hands a publication to the live cursors it concerns, in portions of
-// whole revisions.
-func (h *Hub) offer(p publication) {
+// whole revisions, and counts the deliveries.
+func (h *Hub) offer(p publication) (delivered int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if p.revision <= h.offered { // read from history meanwhile, after an overrun
-		return
+		return 0
 	}
 	for rest := p.events; len(rest) > 0; {
 		n := h.portion(rest)
-		h.distribute(p.view, rest[:n])
+		delivered += h.distribute(p.view, rest[:n])
 		rest = rest[n:]
 	}
 	h.offered = p.revision
 	h.answer()
+	return delivered
 }
 
 // portion is how many of events, whole revisions, go into one message.
@@ -156,7 +203,7 @@ func (h *Hub) portion(events []*mvcc.Event) int {
 	return len(events)
 }
 
-func (h *Hub) distribute(view *mvcc.View, events []*mvcc.Event) {
+func (h *Hub) distribute(view *mvcc.View, events []*mvcc.Event) (delivered int) {
 	if rev := events[0].Revision().Main; rev <= h.offered {
 		panic(fmt.Sprintf("watch: revision %d published after %d", rev, h.offered))
 	}
@@ -175,10 +222,12 @@ func (h *Hub) distribute(view *mvcc.View, events []*mvcc.Event) {
 	for _, c := range h.touch {
 		b := enc.batch(c.matched, c.previous)
 		c.matched = c.matched[:0]
+		delivered += len(c.live)
 		h.deliver(c, &b, &enc)
 	}
 	clear(h.touch)
 	h.touch = h.touch[:0]
+	return delivered
 }
 
 // deliver puts a batch into the sinks of a class's live watchers. Who has no

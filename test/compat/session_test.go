@@ -88,10 +88,11 @@ func (s *session) do(o op) *difference {
 	}
 	s.lookUpValues(o)
 	a, b := s.both(func(one *side) answer { return one.send(o) })
-	if d := s.compare(o, a, b); d != nil {
+	d := s.compare(o, a, b)
+	s.model.learn(o, a)
+	if d != nil {
 		return d
 	}
-	s.model.learn(o, a)
 	if req, ok := o.req.(*pb.CompactionRequest); ok && a.msg != nil && !req.Physical {
 		return s.drain(req.Revision)
 	}

@@ -36,7 +36,8 @@ func Kvctl(t testing.TB) Binary { return ours(t, "kvctl") }
 var built = struct {
 	sync.Mutex
 	path map[string]string
-}{path: map[string]string{}}
+	err  map[string]error // a build that failed is not tried again
+}{path: map[string]string{}, err: map[string]error{}}
 
 // tool returns a program of etcd's, built from the module proxy once for all
 // test processes. KVD_TEST_<NAME> names one that is built already.
@@ -71,6 +72,9 @@ func build(t testing.TB, name string, make func(dir, cache string) (string, erro
 	if path, ok := built.path[name]; ok {
 		return Binary{Name: name, Path: path}
 	}
+	if err := built.err[name]; err != nil {
+		t.Fatalf("build %s: %v", name, err)
+	}
 	dir, err := root()
 	if err != nil {
 		t.Fatal(err)
@@ -83,6 +87,7 @@ func build(t testing.TB, name string, make func(dir, cache string) (string, erro
 	defer unlock()
 	path, err := make(dir, cache)
 	if err != nil {
+		built.err[name] = err
 		t.Fatalf("build %s: %v", name, err)
 	}
 	built.path[name] = path

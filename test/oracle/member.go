@@ -83,14 +83,15 @@ func (m *Member) Ready(within time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	for {
-		if m.ready(ctx) {
+		err := m.ready(ctx)
+		if err == nil {
 			return nil
 		}
 		select {
 		case <-m.ended:
 			return fmt.Errorf("%s ended before it was ready: %s", m.Binary.Name, m.cmd.ProcessState)
 		case <-ctx.Done():
-			return fmt.Errorf("%s is not ready after %s", m.Binary.Name, within)
+			return fmt.Errorf("%s is not ready after %s: %w", m.Binary.Name, within, err)
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
@@ -98,16 +99,22 @@ func (m *Member) Ready(within time.Duration) error {
 
 // ready asks once, and wants the versions of cluster and storage settled too:
 // until then answers of a fresh server change by themselves.
-func (m *Member) ready(ctx context.Context) bool {
-	if status, _, err := m.Get(ctx, "/readyz"); err != nil || status != http.StatusOK {
-		return false
-	}
-	_, body, err := m.Get(ctx, "/version")
+func (m *Member) ready(ctx context.Context) error {
+	status, body, err := m.Get(ctx, "/readyz")
 	if err != nil {
-		return false
+		return err
+	}
+	if status != http.StatusOK {
+		return fmt.Errorf("/readyz: %d %s", status, body)
+	}
+	if _, body, err = m.Get(ctx, "/version"); err != nil {
+		return err
 	}
 	var version struct{ Etcdcluster, Storage string }
-	return json.Unmarshal([]byte(body), &version) == nil && version.Etcdcluster == version.Storage
+	if err := json.Unmarshal([]byte(body), &version); err != nil || version.Etcdcluster != version.Storage {
+		return fmt.Errorf("/version: %s", body)
+	}
+	return nil
 }
 
 // Get asks for a page of the client port.

@@ -19,7 +19,7 @@ import (
 const Version = "3.7.3"
 
 // ReadyWithin bounds the wait of Start for a server to become ready.
-const ReadyWithin = 60 * time.Second
+const ReadyWithin = 30 * time.Second
 
 // Options say how a server is started. A zero field takes the default named
 // beside it.

@@ -1,0 +1,122 @@
+package mvcc
+
+import (
+	"fmt"
+	"hash/crc32"
+
+	"kvd/internal/store"
+)
+
+// The rows of bucket "meta" that belong to compaction.
+const (
+	scheduledCompact = "scheduledCompactRev"
+	finishedCompact  = "finishedCompactRev"
+)
+
+// keptHashes is how many compactions' hashes are remembered, as etcd does.
+const keptHashes = 10
+
+// CompactHash is the hash of what lay before a compaction, taken when it
+// happened: members compare it long after the rows are gone.
+type CompactHash struct {
+	Revision int64 // of the compaction
+	Previous int64 // the compaction before it, -1 if there was none
+	Hash     uint32
+}
+
+// hashing is a CompactHash in the making.
+type hashing struct {
+	CompactHash
+	keep bool
+	next Revision // the first row not yet read
+}
+
+// Compact makes revisions before rev unreachable and leaves the row that lets a
+// restart go on with the removal. The removal itself is Sweep's.
+func (k *Keyspace) Compact(rev int64) error {
+	if rev <= k.compacted {
+		return ErrCompacted
+	}
+	if rev > k.current {
+		return ErrFuture
+	}
+	k.hashing = nil
+	if k.swept == k.compacted && rev > 0 { // else rows that belong to the hash may be gone
+		k.hashing = &hashing{CompactHash: CompactHash{Revision: rev, Previous: k.compacted, Hash: crc32.Checksum([]byte(store.Key), castagnoli)}}
+	}
+	k.compacted = rev
+	k.batch.Put(store.Meta, []byte(scheduledCompact), Revision{Main: rev}.Append(nil))
+	return nil
+}
+
+// Sweep does a piece of the last compaction: first its hash is taken, over at
+// most limit rows a call and not before all of them are on disk, then up to
+// limit records a call are removed from the index and the deletion of their
+// rows left in the batch. It reports whether there is more to do; the call that
+// removes the last record notes the compaction as finished. An error means that
+// the store cannot be read.
+func (k *Keyspace) Sweep(limit int) (more bool, err error) {
+	if k.swept >= k.compacted {
+		return false, nil
+	}
+	if k.hashing != nil {
+		if k.stored < k.compacted {
+			return true, nil
+		}
+		return true, k.hash(limit)
+	}
+	k.shared.collected.Store(k.compacted) // before anything is removed: see View.overtaken
+	for range limit {
+		next, ok := k.garbage.front()
+		if !ok || next.at > k.compacted {
+			break
+		}
+		k.garbage.pop()
+		if next.entry.drop(next.record) {
+			k.index.Delete(next.entry)
+			k.shown = nil
+		}
+		k.cache.forget(next.record, next.record.main <= k.stored)
+		k.batch.Delete(store.Key, next.record.rowKey(make([]byte, 0, tombstoneBytes)))
+	}
+	if next, ok := k.garbage.front(); ok && next.at <= k.compacted {
+		return true, nil
+	}
+	k.swept = k.compacted
+	k.batch.Put(store.Meta, []byte(finishedCompact), Revision{Main: k.compacted}.Append(nil))
+	return false, nil
+}
+
+// hash feeds up to limit more rows to the hash of the compaction under way.
+func (k *Keyspace) hash(limit int) (err error) {
+	defer store.Catch(&err)
+	h := k.hashing
+	reader, err := k.rows()
+	if err != nil {
+		return fmt.Errorf("hash for compaction: %w", err)
+	}
+	defer reader.Close()
+	s := sum{index: k.index, rev: h.Revision, compacted: h.Previous, hash: h.Hash}
+	if h.next == (Revision{}) {
+		h.keep = s.keepsAny()
+	}
+	s.keep = h.keep
+	read := 0
+	reader.Scan(store.Key, h.next.Append(nil), Revision{Main: h.Revision + 1}.Append(nil), func(key, value []byte) bool {
+		if read++; read > limit {
+			h.next, _, err = ParseKey(key)
+			return false
+		}
+		err = s.add(key, value)
+		return err == nil
+	})
+	if err != nil {
+		return fmt.Errorf("hash for compaction: %w", err)
+	}
+	h.Hash = s.hash
+	if read <= limit {
+		k.hashing = nil
+		k.hashes = append(k.hashes[max(0, len(k.hashes)-keptHashes+1):len(k.hashes):len(k.hashes)], h.CompactHash)
+	}
+	return nil
+}
