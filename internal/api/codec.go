@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"sync"
 
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -64,8 +65,6 @@ type sized interface {
 	Size(h state.Header) int
 }
 
-// pool is gRPC's own: what is taken here it gives back after sending.
-var pool = mem.DefaultBufferPool()
 
 // encode writes a reply.
 func encode(r reply, h state.Header) encoded {
@@ -76,15 +75,22 @@ func encode(r reply, h state.Header) encoded {
 	if s, ok := r.(sized); ok {
 		size = s.Size(h)
 	}
-	if mem.IsBelowBufferPoolingThreshold(size) {
+	return whole(r, h, size)
+}
+
+// whole writes a reply of size bytes into one buffer.
+func whole(r reply, h state.Header, size int) encoded {
+	if size <= smallBytes || size > pieceBytes {
 		return encoded{mem.SliceBuffer(r.AppendTo(make([]byte, 0, size), h))}
 	}
-	buf := pool.Get(size)
+	buf := pieces.Get(size)
 	*buf = r.AppendTo((*buf)[:0], h)
-	return encoded{mem.NewBuffer(buf, pool)}
+	return encoded{mem.NewBuffer(buf, pieces)}
 }
 
 const (
+	// smallBytes is up to which size a reply is not worth a pooled buffer.
+	smallBytes = 2 << 10
 	// pieceBytes is how much of a long reply is gathered in one buffer.
 	pieceBytes = 32 << 10
 	// aliasBytes is from which size on a value is not copied but sent from
@@ -97,19 +103,42 @@ const (
 // of its own size.
 func encodeRange(r *state.RangeReply, h state.Header) encoded {
 	if size := r.Size(h); size <= pieceBytes {
-		if mem.IsBelowBufferPoolingThreshold(size) {
-			return encoded{mem.SliceBuffer(r.AppendTo(make([]byte, 0, size), h))}
-		}
-		buf := pool.Get(size)
-		*buf = r.AppendTo((*buf)[:0], h)
-		return encoded{mem.NewBuffer(buf, pool)}
+		return whole(r, h, size)
 	}
 	s := splicer{}
-	s.begin(pieceBytes)
+	s.begin()
 	*s.buf = (&state.RangeReply{Revision: r.Revision}).AppendTo(*s.buf, h)
 	s.kvs(r.KVs)
 	s.tail(r)
 	return s.finish()
+}
+
+// pieces is where buffers of pieceBytes come from and go back to after sending.
+// Unlike gRPC's own pool it does not clear them: they are written before they
+// are read.
+var pieces = &piecePool{}
+
+type piecePool struct{ free sync.Pool }
+
+// Get returns a buffer of length 0 whose capacity is pieceBytes; length must
+// not be more.
+func (p *piecePool) Get(length int) *[]byte {
+	if length > pieceBytes {
+		panic(fmt.Sprintf("api: a piece of %d bytes", length))
+	}
+	if b, ok := p.free.Get().(*[]byte); ok {
+		*b = (*b)[:0]
+		return b
+	}
+	b := make([]byte, 0, pieceBytes)
+	return &b
+}
+
+// Put takes a buffer back.
+func (p *piecePool) Put(b *[]byte) {
+	if cap(*b) == pieceBytes {
+		p.free.Put(b)
+	}
 }
 
 // splicer gathers a long message from bytes that lie ready.
@@ -118,21 +147,20 @@ type splicer struct {
 	buf *[]byte // being filled; capacity is never exceeded
 }
 
-func (s *splicer) begin(size int) {
-	s.buf = pool.Get(size)
-	*s.buf = (*s.buf)[:0]
+func (s *splicer) begin() {
+	s.buf = pieces.Get(0)
 }
 
 // room makes sure that n more bytes fit into the piece.
 func (s *splicer) room(n int) {
 	if cap(*s.buf)-len(*s.buf) < n {
 		s.cut()
-		s.begin(max(n, pieceBytes))
+		s.begin()
 	}
 }
 
 func (s *splicer) cut() {
-	s.out = append(s.out, mem.NewBuffer(s.buf, pool))
+	s.out = append(s.out, mem.NewBuffer(s.buf, pieces))
 	s.buf = nil
 }
 
@@ -140,7 +168,8 @@ func (s *splicer) cut() {
 func (s *splicer) alias(b []byte) {
 	s.cut()
 	s.out = append(s.out, mem.SliceBuffer(b))
-	s.begin(prefixRoom)
+	small := make([]byte, 0, smallBytes)
+	s.buf = &small
 }
 
 // Fields of RangeResponse, and what a tag and a number need at most.

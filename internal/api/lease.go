@@ -144,7 +144,7 @@ type renewal struct {
 }
 
 func (r renewal) AppendTo(b []byte, h state.Header) []byte {
-	b = (&state.DoneReply{Revision: h.Revision}).AppendTo(b, h)
+	b = appendHeader(b, h)
 	b = appendInt(b, 2, uint64(r.id))
 	return appendInt(b, 3, uint64(r.ttl))
 }

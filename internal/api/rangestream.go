@@ -104,7 +104,7 @@ func nextChunk(limit int64, size, target int) int64 {
 // only if it is the last.
 func encodeChunk(r *state.RangeReply, h state.Header, last bool) encoded {
 	s := splicer{}
-	s.begin(pieceBytes)
+	s.begin()
 	// The message's one field, with room for its length, which is known at the
 	// end.
 	const lengthRoom = 5

@@ -177,20 +177,20 @@ func (w *watchStream) freeID() int64 {
 // send sends what the sink holds, and progress to quiet watchers now and then,
 // until ctx ends or sending fails. It waits for all three in one place.
 func (w *watchStream) send(ctx context.Context) error {
-	var ended, due atomic.Bool
-	defer context.AfterFunc(ctx, func() { ended.Store(true); w.sink.Wake() })()
+	defer context.AfterFunc(ctx, w.sink.Wake)()
 	// The jitter keeps streams that began together from answering together.
 	interval := w.api.o.ProgressInterval
 	interval += rand.N(interval / 10)
-	var tick *time.Timer
-	tick = time.AfterFunc(interval, func() { due.Store(true); w.sink.Wake(); tick.Reset(interval) })
+	var due atomic.Bool
+	tick := time.AfterFunc(interval, func() { due.Store(true); w.sink.Wake() })
 	defer tick.Stop()
 	for {
 		<-w.sink.Ready()
-		if ended.Load() {
+		if ctx.Err() != nil {
 			return w.ended(ctx)
 		}
 		if due.Swap(false) {
+			tick.Reset(interval)
 			if err := w.progress(); err != nil {
 				return err
 			}
@@ -201,7 +201,10 @@ func (w *watchStream) send(ctx context.Context) error {
 	}
 }
 
-// drain sends all that waits.
+// drainMost is how many messages are sent before the sender looks around.
+const drainMost = 64
+
+// drain sends what waits.
 func (w *watchStream) drain() error {
 	began, messages, events := time.Now(), 0, 0
 	for m := w.sink.Take(); m != nil; m = w.sink.Take() {
@@ -212,8 +215,11 @@ func (w *watchStream) drain() error {
 			}
 			return err
 		}
-		messages++
 		events += m.Count
+		if messages++; messages == drainMost {
+			w.sink.Wake()
+			break
+		}
 	}
 	if messages == 0 {
 		return nil

@@ -54,7 +54,7 @@ func (r *watchReply) size() int {
 }
 
 func (r *watchReply) append(b []byte) []byte {
-	b = (&state.DoneReply{Revision: r.header.Revision}).AppendTo(b, r.header)
+	b = appendHeader(b, r.header)
 	b = appendInt(b, 2, uint64(r.id))
 	b = appendFlag(b, 3, r.created)
 	b = appendFlag(b, 4, r.canceled)
@@ -63,6 +63,15 @@ func (r *watchReply) append(b []byte) []byte {
 		b = protowire.AppendString(protowire.AppendTag(b, 6, protowire.BytesType), r.reason)
 	}
 	return appendFlag(b, 7, r.fragment)
+}
+
+// appendHeader appends the header as a response's field 1. It never needs more
+// than 127 bytes.
+func appendHeader(b []byte, h state.Header) []byte {
+	at := len(b) + 2
+	b = h.AppendTo(append(b, 1<<3|byte(protowire.BytesType), 0))
+	b[at-1] = byte(len(b) - at)
+	return b
 }
 
 func appendFlag(b []byte, field protowire.Number, v bool) []byte {

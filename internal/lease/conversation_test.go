@@ -178,6 +178,8 @@ func (s *scene) lead(c []string, n func(int) int64) string {
 		return fmt.Sprintf("%v\n", d.Expired(s.clock.now, int(n(1))))
 	case "due":
 		return fmt.Sprintf("%v\n", d.DueCheckpoints(s.book.View(), s.clock.now, int(n(1))))
+	case "order":
+		return fmt.Sprintf("%v\n", d.Order())
 	case "deadlines":
 		var lines []string
 		for id := range d.ats {

@@ -98,7 +98,7 @@ func (k *Keyspace) hash(limit int) (err error) {
 	defer reader.Close()
 	s := sum{index: k.index, rev: h.Revision, compacted: h.Previous, hash: h.Hash}
 	if h.next == (Revision{}) {
-		h.keep = s.keepsAny()
+		h.keep = s.keepsAny(true)
 	}
 	s.keep = h.keep
 	read := 0

@@ -41,7 +41,7 @@ func (v *View) HashKV(rev int64) (hash uint32, compacted, at int64, err error) {
 	}
 	defer reader.Close()
 	s := sum{index: v.index, rev: rev, compacted: v.compacted, hash: crc32.Checksum([]byte(store.Key), castagnoli)}
-	s.keep = s.keepsAny()
+	s.keep = s.keepsAny(false)
 	reader.Scan(store.Key, nil, Revision{Main: rev + 1}.Append(nil), func(key, value []byte) bool {
 		err = s.add(key, value)
 		return err == nil
@@ -64,11 +64,12 @@ type sum struct {
 }
 
 // keepsAny reports whether a compaction at rev would keep anything. While it
-// would not, etcd leaves nothing out of the hash that is still there.
-func (s *sum) keepsAny() (found bool) {
+// would not, etcd leaves nothing out of the hash that is still there. The hash
+// of a compaction counts the tombstones of its own revision as kept.
+func (s *sum) keepsAny(tombstones bool) (found bool) {
 	s.index.Scan(func(e *entry) bool {
 		r := e.at(s.rev)
-		found = r != nil && !r.dead
+		found = r != nil && (!r.dead || tombstones && r.main == s.rev)
 		return !found
 	})
 	return found

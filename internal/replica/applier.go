@@ -137,6 +137,9 @@ func (a *applier) apply() (err error) {
 			a.r.flusher.afterFlush(func(error) {})
 		}
 	}
+	if len(a.swept) > 0 { // also where a compaction was refused, and nothing is to be removed
+		a.sweeping = true
+	}
 	for _, l := range a.answered {
 		l.w.done <- l.a
 	}

@@ -27,6 +27,8 @@ func benchmarkPut(b *testing.B, callers int) {
 	h := newHome(b)
 	h.options = Options{}
 	h.wal.SegmentBytes = 0
+	var syncs atomic.Int64
+	h.wal.OnFsync = func(time.Duration) { syncs.Add(1) }
 	r := h.start(b)
 	value := make([]byte, 256)
 	r.mustPut("k", "v")
@@ -39,6 +41,7 @@ func benchmarkPut(b *testing.B, callers int) {
 	b.ReportAllocs()
 	b.ResetTimer()
 	before := cpuTime()
+	synced := syncs.Load()
 	var next atomic.Int64
 	var all sync.WaitGroup
 	for range callers {
@@ -63,6 +66,7 @@ func benchmarkPut(b *testing.B, callers int) {
 	}
 	all.Wait()
 	b.StopTimer()
+	b.ReportMetric(float64(b.N)/float64(syncs.Load()-synced), "puts/sync")
 	b.ReportMetric(float64((cpuTime()-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
 }
 

@@ -96,6 +96,8 @@ func TestPowerFailureLosesNothingAcknowledged(t *testing.T) {
 	h := newHome(t)
 	h.options.FlushInterval = time.Hour
 	files := onMem(t, h)
+	must(t, files.SyncDir("/"))
+	must(t, files.SyncDir("/m"))
 	made := files.Ops() // before, there is no member yet
 	r := h.start(t)
 	type ack struct {

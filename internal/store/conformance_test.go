@@ -38,9 +38,9 @@ func open(t *testing.T, path string) *File {
 }
 
 func TestConversation(t *testing.T) {
-	for name, make := range kinds {
+	for name, fresh := range kinds {
 		t.Run(name, func(t *testing.T) {
-			s := make(t)
+			s := fresh(t)
 			readers := map[string]Reader{}
 			batches := []*Batch{{}}
 			converse(t, "testdata/conformance.txt", func(c []string) string {
@@ -183,9 +183,9 @@ func everything(t *testing.T, s committer) (rows []string) {
 }
 
 func TestClosedStoreAnswersErrClosed(t *testing.T) {
-	for name, make := range kinds {
+	for name, fresh := range kinds {
 		t.Run(name, func(t *testing.T) {
-			s := make(t)
+			s := fresh(t)
 			r, err := s.Read()
 			if err != nil {
 				t.Fatal(err)

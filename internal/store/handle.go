@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -68,7 +69,7 @@ func (f *File) admit(file *os.File) error {
 	if err := unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_WILLNEED); err != nil {
 		return fmt.Errorf("%s: fadvise: %w", f.path, err)
 	}
-	return checkFile(nil, file, f.path)
+	return checkFile(context.Background(), file, f.path)
 }
 
 // attach gives the open, locked file to bbolt. On error the file is closed.

@@ -38,8 +38,8 @@ func flawed(format string, args ...any) error { return &flaw{fmt.Sprintf(format,
 
 // walk reads the pages of a file by itself and trusts none of them.
 type walk struct {
-	ctx      context.Context // may be nil
-	data     []byte          // at least up to high
+	ctx      context.Context
+	data     []byte // at least up to high
 	pageSize int
 	root     uint64
 	high     uint64 // pages in use are below
@@ -133,7 +133,7 @@ func (w *walk) tree(id uint64, in bounds, depth int) error {
 
 // page returns the page with its overflow, and notes that it was met.
 func (w *walk) page(id uint64) ([]byte, error) {
-	if w.pages++; w.ctx != nil && w.pages%1024 == 0 && w.ctx.Err() != nil {
+	if w.pages++; w.pages%1024 == 0 && w.ctx.Err() != nil {
 		return nil, w.ctx.Err()
 	}
 	if id < 2 || id >= w.high {

@@ -97,7 +97,11 @@ func (k *keyspace) compact(rev int64) {
 		k.t.Fatal(err)
 	}
 	k.shown.Store(k.keys.View())
-	for k.keys.Sweep(100) {
+	for more := true; more; {
+		var err error
+		if more, err = k.keys.Sweep(100); err != nil {
+			k.t.Fatal(err)
+		}
 	}
 	k.flush()
 }

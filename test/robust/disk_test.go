@@ -3,6 +3,7 @@ package robust
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -244,29 +245,71 @@ func contents(t *testing.T, dir string) map[string][]byte {
 // The last record of a log may be cut short by a crash. It was not
 // acknowledged, so the log is repaired and the member goes on.
 func TestTornTailOfTheLogIsRepaired(t *testing.T) {
-	o, n := filled(t)
-	m := oracle.Start(t, judged(t), o)
-	m.Kill() // no last snapshot, no orderly end
-	names, err := filepath.Glob(filepath.Join(o.DataDir, "member/wal/*.wal"))
+	for name, tear := range map[string]func(content []byte, at int) []byte{
+		"the rest is zeroes":    func(b []byte, at int) []byte { clear(b[at:]); return b },
+		"the file ends":         func(b []byte, at int) []byte { return b[:at] },
+		"the file ends with it": func(b []byte, at int) []byte { return b[:at-at%512] },
+		"one sector is missing": func(b []byte, at int) []byte { at -= at % 512; clear(b[at : at+512]); return b[:at+4096] },
+		"only its first sector": func(b []byte, at int) []byte { at = large(b); clear(b[at-at%512+512:]); return b },
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, n := filled(t)
+			spare := filepath.Join(t.TempDir(), "spare")
+			if err := os.CopyFS(spare, os.DirFS(o.DataDir)); err != nil {
+				t.Fatal(err)
+			}
+			m := oracle.Start(t, judged(t), o)
+			put := &pb.PutRequest{Key: []byte("large"), Value: bytes.Repeat([]byte("large "), 5000)}
+			if _, err := pb.NewKVClient(m.Dial()).Put(context.Background(), put); err != nil {
+				t.Fatal(err)
+			}
+			m.Kill()
+			// The database from before, and the log as if its last write had
+			// been cut short.
+			log := logOf(t, o.DataDir)
+			content, err := os.ReadFile(log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			content = tear(content, large(content)+15_000)
+			o.DataDir = spare
+			if err := os.WriteFile(logOf(t, spare), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			m = oracle.Start(t, judged(t), o)
+			all, err := pb.NewKVClient(m.Dial()).Range(context.Background(), &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, CountOnly: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if all.Count != int64(n) {
+				t.Errorf("%d keys, not the %d from before", all.Count, n)
+			}
+		})
+	}
+}
+
+// logOf returns the newest file of a directory's log.
+func logOf(t *testing.T, dir string) string {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, "member/wal/*.wal"))
 	if err != nil || len(names) == 0 {
-		t.Fatalf("no log: %v", err)
+		t.Fatalf("no log in %s: %v", dir, err)
 	}
-	name := names[len(names)-1]
-	content, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
+	return names[len(names)-1]
+}
+
+// large returns where the log's record of more than 20 kB begins.
+func large(content []byte) int {
+	for at := 0; at+8 < len(content); {
+		word := binary.LittleEndian.Uint64(content[at:])
+		size, pad := int(word&(1<<56-1)), int(word>>56&7)
+		if size == 0 {
+			break
+		}
+		if size > 20_000 {
+			return at
+		}
+		at += 8 + size + pad
 	}
-	end := (used(content) + 7) / 8 * 8
-	copy(content[end:], []byte{0x40, 0x10, 0, 0, 0, 0, 0, 0, 0x08, 0x02}) // the head of a record of 4 KiB, and no more
-	if err := os.WriteFile(name, content[:end+16], 0o600); err != nil {
-		t.Fatal(err)
-	}
-	m = oracle.Start(t, judged(t), o)
-	all, err := pb.NewKVClient(m.Dial()).Range(context.Background(), &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, CountOnly: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if all.Count != int64(n) {
-		t.Errorf("%d keys of %d", all.Count, n)
-	}
+	panic("no large record in the log")
 }
