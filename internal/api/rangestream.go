@@ -59,7 +59,10 @@ func (a *API) chunks(c *call, r *pb.RangeRequest) error {
 	sent := int64(0)
 	for limit := int64(firstChunk); ; {
 		r.Limit = min(limit, left)
-		page, err := v.Range(r)
+		page, err := v.Chunk(r)
+		if err == nil && page.More && r.Limit == left { // the last one counts all that it leaves out
+			page, err = v.Range(r)
+		}
 		if errors.Is(err, mvcc.ErrCollected) {
 			v = a.member.View() // which may say that the revision is compacted
 			continue

@@ -33,6 +33,9 @@ type Query struct {
 	Limit     int64 // 0 and below: all
 	KeysOnly  bool  // values, and leases with them, are left out
 	CountOnly bool
+	// Partial stops looking at the limit: Count is then what was seen until
+	// there, and says nothing of the rest.
+	Partial bool
 	Order     Order
 	Target    Target
 	// Bounds on the revisions of a key, inclusive; 0: none.
@@ -110,7 +113,7 @@ func (v *View) gather(q *Query, rev int64) (hits []hit, count int64) {
 				hits = append(hits, hit{e, r})
 			}
 		}
-		return true
+		return !q.Partial || count < limit
 	})
 	return hits, count
 }

@@ -192,6 +192,13 @@ func (in *intake) take(old notes) notes {
 	return fresh
 }
 
+// proposing reports whether proposals wait.
+func (in *intake) proposing() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return len(in.proposals) > 0
+}
+
 // takeProposals returns proposals of up to most bytes, but one at least. Old,
 // whose contents are given up, may be used for others.
 func (in *intake) takeProposals(old []proposal, most int) (fresh []proposal) {

@@ -42,6 +42,18 @@ func (v *View) Range(r *pb.RangeRequest) (*RangeReply, error) {
 	return rangeReply(page), nil
 }
 
+// Chunk answers a RangeRequest as Range does, but looks no further than its
+// limit: Count is not that of the span.
+func (v *View) Chunk(r *pb.RangeRequest) (*RangeReply, error) {
+	q := query(r)
+	q.Partial = true
+	page, err := v.Keys.Range(q)
+	if err != nil {
+		return nil, err
+	}
+	return rangeReply(page), nil
+}
+
 // Alarmed reports whether any member has raised an alarm of this type.
 func (v *View) Alarmed(kind pb.AlarmType) bool {
 	for _, a := range v.Alarms {

@@ -182,7 +182,7 @@ func TestKubernetesHistoryIsWatchedAsEtcdDoes(t *testing.T) {
 		m := oracle.Start(t, bin, kubernetesOptions(t))
 		told[i] = watched(t, m, want.compacted+1, want.revision)
 	}
-	if d := compareEvents("history of the directory", told[0], told[1], false); d != nil {
+	if d := compareEvents("history of the directory", told[0], told[1]); d != nil {
 		t.Error(d)
 	}
 	if len(told[0]) == 0 {
@@ -207,9 +207,7 @@ func watched(t *testing.T, m *oracle.Member, from, to int64) (events []event) {
 		if r, err = stream.Recv(); err != nil {
 			break
 		}
-		for _, e := range r.Events {
-			events = append(events, event{e, r.Header.Revision})
-		}
+		events = append(events, r.Events...)
 		if n := len(events); n > 0 && events[n-1].Kv.ModRevision >= to {
 			return events
 		}

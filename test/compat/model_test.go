@@ -36,17 +36,13 @@ type watcher struct {
 	key, end []byte // end as requested: empty is one key, "\x00" is no end
 	from     int64  // first revision it delivers
 	start    int64  // as requested
-	live     bool   // never behind: each header is its event's revision
 	put, del bool   // filtered out
 	at       int    // index in history of the next event to consider
 	seen     int    // events that were compared
 }
 
-// An event is a watch event with the revision of the header it came under.
-type event struct {
-	*mvccpb.Event
-	header int64
-}
+// An event is one change that a watcher is told of.
+type event = *mvccpb.Event
 
 func newModel() *model {
 	return &model{

@@ -272,8 +272,8 @@ func (w *watchStream) controlAt(n int) answer {
 
 // flatten returns the events of a watcher as one list and checks how they were
 // grouped: all events of a revision in one message, revisions rising, and the
-// header not behind them.
-func (w *watchStream) flatten(id int64) (events []event, fault string) {
+// header neither behind them nor ahead of the store, which is at a revision.
+func (w *watchStream) flatten(id, revision int64) (events []event, fault string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	last := int64(0)
@@ -287,10 +287,13 @@ func (w *watchStream) flatten(id int64) (events []event, fault string) {
 				fault = "revisions go backwards"
 			}
 			last = e.Kv.ModRevision
-			events = append(events, event{e, resp.Header.GetRevision()})
+			events = append(events, e)
 		}
 		if resp.Header.GetRevision() < last {
 			fault = "the header is behind the events"
+		}
+		if resp.Header.GetRevision() > revision {
+			fault = "the header is ahead of the store"
 		}
 	}
 	return events, fault

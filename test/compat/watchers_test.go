@@ -110,8 +110,7 @@ func (s *session) created(o op, known *watching, req *pb.WatchCreateRequest, a *
 	if w.from == 0 {
 		w.from = s.model.revision + 1
 	}
-	w.live = w.from > s.model.revision
-	s.model.behind = s.model.behind || !w.live
+	s.model.behind = s.model.behind || w.from <= s.model.revision
 	w.put = slices.Contains(req.Filters, pb.WatchCreateRequest_NOPUT)
 	w.del = slices.Contains(req.Filters, pb.WatchCreateRequest_NODELETE)
 	known.watchers[a.WatchId] = w
@@ -194,7 +193,7 @@ func (s *session) extendHistory() *difference {
 			all := one.history.events[0]
 			return len(all) > 0 && lastRevision(all[len(all)-1]) >= s.model.revision
 		})
-		events, fault := one.history.flatten(0)
+		events, fault := one.history.flatten(0, s.model.revision)
 		if fault != "" {
 			return &difference{what: what + ": " + one.name + ": " + fault}
 		}
@@ -203,7 +202,7 @@ func (s *session) extendHistory() *difference {
 		one.history.mu.Unlock()
 		fresh[i] = events
 	}
-	if d := compareEvents(what, fresh[0], fresh[1], true); d != nil {
+	if d := compareEvents(what, fresh[0], fresh[1]); d != nil {
 		return d
 	}
 	s.model.history = append(s.model.history, fresh[0]...)
@@ -223,7 +222,7 @@ func (s *session) settleWatcher(stream int, id int64, w *watcher) *difference {
 	for i, one := range s.sides() {
 		ws := one.streams[stream]
 		ws.until(answerWithin, func() bool { return count(ws.events[id]) >= len(due) })
-		events, fault := ws.flatten(id)
+		events, fault := ws.flatten(id, s.model.revision)
 		if fault != "" {
 			return &difference{what: what + ": " + one.name + ": " + fault}
 		}
@@ -232,10 +231,10 @@ func (s *session) settleWatcher(stream int, id int64, w *watcher) *difference {
 		ws.mu.Unlock()
 		fresh[i] = events
 	}
-	if d := compareEvents(what, fresh[0], fresh[1], w.live); d != nil {
+	if d := compareEvents(what, fresh[0], fresh[1]); d != nil {
 		return d
 	}
-	if d := compareEvents(what+" against all events", bare(due), bare(fresh[0]), false); d != nil {
+	if d := compareEvents(what+" against all events", bare(due), bare(fresh[0])); d != nil {
 		return d
 	}
 	w.at, w.seen = len(s.model.history), w.seen+len(due)
@@ -246,7 +245,7 @@ func (s *session) settleWatcher(stream int, id int64, w *watcher) *difference {
 func bare(events []event) []event {
 	var out []event
 	for _, e := range events {
-		out = append(out, event{&mvccpb.Event{Type: e.Type, Kv: e.Kv}, e.header})
+		out = append(out, &mvccpb.Event{Type: e.Type, Kv: e.Kv})
 	}
 	return out
 }
@@ -259,22 +258,16 @@ func count(responses []*pb.WatchResponse) int {
 	return n
 }
 
-// compareEvents compares two lists of events, and of live watchers the
-// revision in the header each came under.
-func compareEvents(what string, a, b []event, live bool) *difference {
+// compareEvents compares two lists of events.
+func compareEvents(what string, a, b []event) *difference {
 	for i := range max(len(a), len(b)) {
 		switch {
 		case i >= len(a):
-			return &difference{what: what + ": one too many", oracle: "-", target: text(b[i].Event)}
+			return &difference{what: what + ": one too many", oracle: "-", target: text(b[i])}
 		case i >= len(b):
-			return &difference{what: what + ": one is missing", oracle: text(a[i].Event), target: "-"}
-		case !proto.Equal(a[i].Event, b[i].Event):
-			return &difference{what: what, oracle: text(a[i].Event), target: text(b[i].Event)}
-		case live && a[i].header != b[i].header:
-			return &difference{
-				what:   fmt.Sprintf("%s: header of the event at %d", what, a[i].Kv.ModRevision),
-				oracle: fmt.Sprint(a[i].header), target: fmt.Sprint(b[i].header),
-			}
+			return &difference{what: what + ": one is missing", oracle: text(a[i]), target: "-"}
+		case !proto.Equal(a[i], b[i]):
+			return &difference{what: what, oracle: text(a[i]), target: text(b[i])}
 		}
 	}
 	return nil
