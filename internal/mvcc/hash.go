@@ -13,12 +13,17 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // HashKV is etcd's hash of the keyspace's history at revision rev (0: the
 // newest), equal on all members: CRC-32C over the row keys and values that a
-// compaction at rev would keep. At the revision of one of the last compactions
-// it is the hash that was taken then. Revisions that are not on disk yet are
+// compaction at rev would keep. Asked for the revision of one of the last
+// compactions, it is the hash that was taken then. Revisions that are not on disk yet are
 // not seen: flush the store through the view first. A negative rev hashes
 // nothing.
 func (v *View) HashKV(rev int64) (hash uint32, compacted, at int64, err error) {
 	defer store.Catch(&err)
+	for _, h := range v.hashes {
+		if h.Revision == rev {
+			return h.Hash, h.Previous, rev, nil
+		}
+	}
 	switch {
 	case rev == 0:
 		rev = v.revision
@@ -26,13 +31,7 @@ func (v *View) HashKV(rev int64) (hash uint32, compacted, at int64, err error) {
 		return 0, 0, 0, ErrFuture
 	case rev < 0: // before everything
 		return crc32.Checksum([]byte(store.Key), castagnoli), v.compacted, rev, nil
-	}
-	for _, h := range v.hashes {
-		if h.Revision == rev {
-			return h.Hash, h.Previous, rev, nil
-		}
-	}
-	if rev < v.compacted {
+	case rev < v.compacted:
 		return 0, 0, 0, ErrCompacted
 	}
 	reader, err := v.rows()

@@ -36,8 +36,8 @@ type Query struct {
 	// Partial stops looking at the limit: Count is then what was seen until
 	// there, and says nothing of the rest.
 	Partial bool
-	Order     Order
-	Target    Target
+	Order   Order
+	Target  Target
 	// Bounds on the revisions of a key, inclusive; 0: none.
 	MinMod, MaxMod, MinCreate, MaxCreate int64
 }

@@ -32,6 +32,7 @@ type home struct {
 	publish func(*mvcc.View, int64, []*mvcc.Event)
 	walPath string // instead of a folder of dir
 	verbose bool
+	metrics *Metrics
 	self    uint64
 	send    func([]*raftpb.Message)
 }
@@ -87,7 +88,7 @@ func (h *home) open(t testing.TB) *running {
 	file, machine, log := h.load(t)
 	p := Parts{
 		Member: h.self, Log: log, Store: file, Machine: machine, SnapDir: h.snapDir(),
-		Publish: h.publish, Send: h.send,
+		Publish: h.publish, Send: h.send, Metrics: h.metrics,
 	}
 	if h.verbose {
 		p.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))

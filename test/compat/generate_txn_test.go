@@ -151,9 +151,12 @@ func (g *generator) malformed() op {
 		return op{method: method, raw: []byte{0x0a, 0x7f, 'a'}}
 	case 1: // wire type 7
 		return op{method: method, raw: []byte{0x0f, 0x01}}
-	case 2: // cut short
-		body, _ := proto.Marshal(g.put())
-		return op{method: method, raw: append(body[:len(body)/2:len(body)/2], 0xff)}
+	case 2: // a field number without an end
+		body, err := proto.Marshal(g.put())
+		if err != nil {
+			panic(err)
+		}
+		return op{method: method, raw: append(body, 0xff)}
 	case 3: // a field number of zero
 		return op{method: method, raw: []byte{0x02, 0x01, 'a'}}
 	default: // a field nobody knows; not malformed, and no change asked for
