@@ -87,7 +87,7 @@ func (s *session) save(ctx context.Context, c *clientv3.Client, path string) (se
 	if err != nil {
 		return "", fmt.Errorf("could not open %s (%w)", part, err)
 	}
-	defer os.Remove(part)                  // gone already if all went well
+	defer os.Remove(part)                  //nolint:errcheck // gone already if all went well
 	defer f.Close()                        // an error that matters was seen by Sync
 	if err := f.Chmod(0o600); err != nil { // it may have been left by an earlier run
 		return "", fmt.Errorf("could not make %s private (%w)", part, err)

@@ -75,7 +75,7 @@ func runDaemon(args []string, errs io.Writer) int {
 		fmt.Fprintln(errs, "kvd:", err)
 		return config.ExitStatus
 	}
-	defer log.Close()
+	defer log.Close() //nolint:errcheck // there is nowhere left to say so
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -65,7 +65,6 @@ type sized interface {
 	Size(h state.Header) int
 }
 
-
 // encode writes a reply.
 func encode(r reply, h state.Header) encoded {
 	if page, ok := r.(*state.RangeReply); ok {

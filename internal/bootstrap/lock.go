@@ -30,11 +30,7 @@ func Hold(dir string) (*Lock, error) {
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("lock the data directory %s: %w", path, err)
 		}
-		holder := holderOf(path)
-		if holder == "" {
-			holder = "another process"
-		}
-		return nil, fmt.Errorf("%w: %s holds %s; stop it first, or give this member a data directory of its own", ErrHeld, holder, path)
+		return nil, fmt.Errorf("%w: %s holds %s; stop it first, or give this member a data directory of its own", ErrHeld, holderOf(path), path)
 	}
 	return &Lock{file}, nil
 }
@@ -43,17 +39,18 @@ func Hold(dir string) (*Lock, error) {
 // processes lock two files of one name.
 func (l *Lock) Release() error { return l.file.Close() }
 
-// holderOf names the process that has a lock on path, as far as this process
-// may see it: "process 12 (kvd)".
+// holderOf names the process that has a lock on path: "process 12 (kvd)". It is
+// "another process" when the kernel does not tell, as between containers.
 func holderOf(path string) string {
+	const unknown = "another process"
 	info, err := os.Stat(path)
 	if err != nil {
-		return ""
+		return unknown
 	}
 	inode := info.Sys().(*syscall.Stat_t).Ino
 	locks, err := os.Open("/proc/locks")
 	if err != nil {
-		return ""
+		return unknown
 	}
 	defer locks.Close()
 	// 1: FLOCK  ADVISORY  WRITE 1234 08:01:4711 0 EOF
@@ -68,5 +65,5 @@ func holderOf(path string) string {
 		}
 		return fmt.Sprintf("process %s (%s)", f[4], strings.TrimSpace(string(name)))
 	}
-	return ""
+	return unknown
 }

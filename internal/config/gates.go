@@ -66,6 +66,22 @@ func (g Gates) On(gate Gate) bool {
 	return beta(gate)
 }
 
+// GateState is where one gate stands.
+type GateState struct {
+	Gate Gate
+	Beta bool // else alpha
+	On   bool
+}
+
+// States are all gates, those for whole stages included, by name.
+func (g Gates) States() []GateState {
+	all := []GateState{{allAlpha, false, g.set[allAlpha]}, {allBeta, true, g.set[allBeta]}}
+	for _, gate := range knownGates() {
+		all = append(all, GateState{gate, beta(gate), g.On(gate)})
+	}
+	return all
+}
+
 // gates reads and writes Gates. Like etcd's flag it adds to what was set.
 type gates struct{ to *Gates }
 

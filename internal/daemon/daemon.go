@@ -220,6 +220,7 @@ func keep(n uint) int {
 // serve starts everything, waits until the member has joined, and then until
 // ctx ends or something fails.
 func (m *running) serve(ctx context.Context) error {
+	m.crew.start("heap", paceHeap)
 	m.crew.start("replica", m.replica.Run)
 	m.crew.start("watch hub", m.hub.Run)
 	web := m.newGateway()

@@ -101,7 +101,7 @@ func (g *Gateway) Metrics() http.Handler {
 }
 
 func (g *Gateway) observe(mux *http.ServeMux) {
-	mux.Handle("/metrics", promhttp.HandlerFor(g.gatherer, promhttp.HandlerOpts{}))
+	mux.Handle("/metrics", promhttp.InstrumentMetricHandler(g.registry, promhttp.HandlerFor(g.gatherer, promhttp.HandlerOpts{})))
 	mux.HandleFunc("/health", get(g.health))
 	g.install(mux, "livez", "serializable_read")
 	g.install(mux, "readyz", "data_corruption", "serializable_read", "linearizable_read", "non_learner")

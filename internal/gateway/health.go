@@ -32,7 +32,7 @@ func newMetrics(registry prometheus.Registerer, build Build) *metrics {
 	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "kvd_build_info", Help: "The program that serves; always 1.",
-		ConstLabels: prometheus.Labels{"version": build.Version, "commit": build.Commit, "go_version": build.Go},
+		ConstLabels: prometheus.Labels{"version": build.Version, "commit": build.Commit, "go": build.Go},
 	})
 	info.Set(1)
 	registry.MustRegister(m.well, m.unwell, m.result, m.results, info)

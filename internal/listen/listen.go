@@ -198,7 +198,7 @@ func removeStale(path string) error {
 	}
 	conn, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
-		conn.Close() //nolint:errcheck // it only asked whether somebody answers
+		conn.Close() // it only asked whether somebody answers
 		return fmt.Errorf("%s: %w: another process answers there", path, syscall.EADDRINUSE)
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
@@ -223,6 +223,6 @@ func ConnectionLimit() (int, error) {
 
 func closeFiles(files []*os.File) {
 	for _, file := range files {
-		file.Close() //nolint:errcheck // closing twice is the only failure
+		file.Close() // closing twice is the only failure
 	}
 }

@@ -87,7 +87,7 @@ func (s *sniffed) Accept() (net.Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		conn.Close() //nolint:errcheck // nobody will use it
+		conn.Close() // nobody will use it
 		return nil, net.ErrClosed
 	}
 	s.conns[c] = true
@@ -106,7 +106,7 @@ func (s *sniffed) abandon() {
 	s.conns, s.closed = nil, true
 	s.mu.Unlock()
 	for c := range undecided {
-		c.Conn.Close() //nolint:errcheck // nobody will use it
+		c.Conn.Close() // nobody will use it
 	}
 }
 

@@ -3,6 +3,7 @@ package listen
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -101,7 +102,7 @@ func TestAPrefaceInPiecesIsRecognized(t *testing.T) {
 func TestASilentConnectionIsClosed(t *testing.T) {
 	s := splitting(t, 50*time.Millisecond)
 	client := dial(t, s.GRPC)
-	if n, err := client.Read(make([]byte, 1)); err != io.EOF {
+	if n, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("read %d, %v", n, err)
 	}
 }
@@ -223,7 +224,7 @@ func TestAnHTTPServerServesItsSide(t *testing.T) {
 	if err := web.Shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if err := <-served; err != http.ErrServerClosed {
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 		t.Error(err)
 	}
 }

@@ -158,7 +158,6 @@ type shaking struct {
 	ctx     context.Context // ends with Close; handshakes hang on it
 	cancel  context.CancelFunc
 	running sync.WaitGroup
-	once    sync.Once
 	failed  chan struct{} // closed when accepting ended
 	err     error         // why; readable after failed
 }
@@ -199,13 +198,13 @@ func (s *shaking) shake(conn net.Conn) {
 	secured := tls.Server(conn, s.end.config)
 	if err := s.handshake(secured); err != nil {
 		s.reject(secured, err)
-		conn.Close() //nolint:errcheck // it was never in use
+		conn.Close() // it was never in use
 		return
 	}
 	select {
 	case s.ready <- secured:
 	case <-s.ctx.Done():
-		conn.Close() //nolint:errcheck // it was never in use
+		conn.Close() // it was never in use
 	}
 }
 
@@ -298,7 +297,7 @@ func namesHost(ctx context.Context, names []string, host string) bool {
 	if len(names) == 0 {
 		return false
 	}
-	own, _ := net.DefaultResolver.LookupAddr(ctx, host) //nolint:errcheck // no name is an answer
+	own, _ := net.DefaultResolver.LookupAddr(ctx, host) // no name is an answer
 	for _, name := range own {
 		name = strings.TrimSuffix(name, ".")
 		for _, wanted := range names {
@@ -312,7 +311,7 @@ func namesHost(ctx context.Context, names []string, host string) bool {
 		if strings.HasPrefix(wanted, "*.") {
 			continue
 		}
-		addrs, _ := net.DefaultResolver.LookupHost(ctx, wanted) //nolint:errcheck // no address is an answer
+		addrs, _ := net.DefaultResolver.LookupHost(ctx, wanted) // no address is an answer
 		if slices.Contains(addrs, host) {
 			return true
 		}

@@ -72,6 +72,7 @@ func (k *Keyspace) Sweep(limit int) (more bool, err error) {
 			break
 		}
 		k.garbage.pop()
+		k.removed++
 		if next.entry.drop(next.record) {
 			k.index.Delete(next.entry)
 			k.shown = nil

@@ -40,6 +40,8 @@ type Keyspace struct {
 	stored    int64         // newest main revision whose rows are on disk
 	hashing   *hashing      // of the compaction under way; nil: none, or done
 	hashes    []CompactHash // of the last compactions, ascending; replaced, never edited
+	living    int           // keys that are not deleted
+	removed   int64         // records that compactions have removed since the start
 	cache     *cache
 	shared    *shared
 	rows      Rows
@@ -85,6 +87,9 @@ func (k *Keyspace) Compacted() int64 { return k.compacted }
 
 // Swept is the newest compaction whose rows are all removed.
 func (k *Keyspace) Swept() int64 { return k.swept }
+
+// Removed is how many records compactions have removed since the start.
+func (k *Keyspace) Removed() int64 { return k.removed }
 
 // Batch is where changes leave their rows; the machine takes it.
 func (k *Keyspace) Batch() *store.Batch { return k.batch }
@@ -146,6 +151,7 @@ func (k *Keyspace) View() *View {
 		compacted: k.compacted,
 		tail:      k.tail,
 		hashes:    k.hashes,
+		living:    k.living,
 		cache:     k.cache,
 		shared:    k.shared,
 		rows:      k.rows,

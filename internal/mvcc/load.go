@@ -114,7 +114,12 @@ func Assemble(o Options, rows Rows, meta store.Reader, visit func(key string, le
 	var hint btree.PathHint
 	for _, e := range merged {
 		k.index.SetHint(e, &hint)
-		if r := e.head.Load(); r.lease != 0 && !r.dead {
+		r := e.head.Load()
+		if r.dead {
+			continue
+		}
+		k.living++
+		if r.lease != 0 {
 			visit(e.key, r.lease)
 		}
 	}

@@ -7,9 +7,10 @@ import (
 	"slices"
 )
 
-// Order and Target say how a range is sorted; the values are etcd's.
 type (
-	Order  int32
+	// Order is the direction that a range is sorted in; the values are etcd's.
+	Order int32
+	// Target is what a range is sorted by; the values are etcd's.
 	Target int32
 )
 
@@ -50,6 +51,35 @@ type Page struct {
 	Revision int64    // the newest revision when the query ran
 }
 
+// plain reports whether the answer is the keys as they come, whole.
+func (q *Query) plain() bool {
+	return !q.CountOnly && !q.KeysOnly && !q.bounded() && q.Target == ByKey && q.Order != Descending
+}
+
+// list answers a plain query: most are, and long ones want no second pass.
+func (s *session) list(q *Query, rev int64, page *Page) (err error) {
+	limit, most := int64(math.MaxInt64), q.fetch()
+	if q.Limit > 0 {
+		limit = q.Limit
+	}
+	walk(s.view.index, q.Span, func(e *entry) bool {
+		r := e.at(rev)
+		if r == nil || r.dead {
+			return true
+		}
+		if page.Count++; page.Count <= limit {
+			var wire []byte
+			if wire, err = s.wire(r); err != nil {
+				return false
+			}
+			page.KVs = append(page.KVs, wire)
+		}
+		return !q.Partial || page.Count < most
+	})
+	page.More = page.Count > limit
+	return err
+}
+
 // hit is a key that the query found.
 type hit struct {
 	entry  *entry
@@ -81,11 +111,19 @@ func (v *View) Range(q Query) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
-	hits, count := v.gather(&q, rev)
-	page := Page{Count: count, Revision: v.revision}
-	if !q.CountOnly {
-		s := session{view: v}
-		defer s.close()
+	page := Page{Revision: v.revision}
+	s := session{view: v}
+	defer s.close()
+	switch {
+	case q.plain():
+		if err := s.list(&q, rev, &page); err != nil {
+			return Page{}, err
+		}
+	case q.CountOnly:
+		_, page.Count = v.gather(&q, rev)
+	default:
+		var hits []hit
+		hits, page.Count = v.gather(&q, rev)
 		if hits, err = s.arrange(&q, hits); err != nil {
 			return Page{}, err
 		}

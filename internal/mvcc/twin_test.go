@@ -283,6 +283,15 @@ func (p *pair) compare(v *mvcc.View) {
 	if v.Revision() != p.twin.current || v.Compacted() != p.twin.compacted {
 		p.t.Fatalf("view at %d, compacted %d; want %d, %d", v.Revision(), v.Compacted(), p.twin.current, p.twin.compacted)
 	}
+	living := 0
+	for _, k := range p.twin.keys() {
+		if _, ok := p.twin.at(k, p.twin.current); ok {
+			living++
+		}
+	}
+	if v.Living() != living {
+		p.t.Fatalf("view at %d has %d living keys, want %d", v.Revision(), v.Living(), living)
+	}
 	rev := max(p.twin.compacted, 1) + p.rand.Int64N(p.twin.current-max(p.twin.compacted, 1)+1)
 	span := mvcc.Span{Key: []byte(p.key()), End: []byte{0}}
 	page, err := v.Range(mvcc.Query{Span: span, Revision: rev})

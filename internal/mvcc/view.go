@@ -19,6 +19,7 @@ type View struct {
 	compacted int64
 	tail      []*Group
 	hashes    []CompactHash
+	living    int
 	cache     *cache
 	shared    *shared
 	rows      Rows
@@ -34,6 +35,12 @@ func (v *View) Compacted() int64 { return v.compacted }
 // Keys is the number of keys in the index, deleted ones that are not yet
 // collected included.
 func (v *View) Keys() int { return v.index.Len() }
+
+// Living is the number of keys that are not deleted.
+func (v *View) Living() int { return v.living }
+
+// CacheBytes is what the value cache holds now, whenever the view was made.
+func (v *View) CacheBytes() int64 { return v.cache.used.Load() }
 
 // check says whether rev can be asked for, and which revision is meant: 0 and
 // below mean the newest.

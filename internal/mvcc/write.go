@@ -127,9 +127,12 @@ func (w *Write) push(e *entry, old, r *record, wire []byte) {
 	k.batch.Put(store.Key, r.rowKey(make([]byte, 0, tombstoneBytes)), wire)
 	if old != nil && !old.dead {
 		k.garbage.push(removal{e, old, w.main})
+		k.living--
 	}
 	if r.dead {
 		w.garbage = append(w.garbage, removal{e, r, w.main + 1})
+	} else {
+		k.living++
 	}
 	w.records = append(w.records, r)
 	w.events = append(w.events, newEvent(e, r, wire))

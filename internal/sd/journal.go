@@ -154,7 +154,7 @@ func (l *line) dialLocked() error {
 		return err
 	}
 	if l.conn != nil {
-		l.conn.Close() //nolint:errcheck // it is of no more use
+		l.conn.Close() // it is of no more use
 	}
 	l.conn = conn
 	return nil

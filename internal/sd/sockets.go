@@ -48,7 +48,7 @@ func Inherit() (Sockets, error) {
 func (s Sockets) Close() {
 	for _, files := range s {
 		for _, file := range files {
-			file.Close() //nolint:errcheck // closing twice is the only failure
+			file.Close() // closing twice is the only failure
 		}
 	}
 }

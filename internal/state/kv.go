@@ -29,6 +29,7 @@ func (m *Machine) rangeInLog(r *pb.RangeRequest, wanted bool) Outcome {
 	if !wanted {
 		return Outcome{Reply: m.done()}
 	}
+	m.counts.Ranges++
 	page, err := m.keys.View().Range(query(r))
 	if err != nil {
 		return Outcome{Err: err}
@@ -43,6 +44,7 @@ func ended(w *mvcc.Write, reply any) Outcome {
 }
 
 func (m *Machine) put(r *pb.PutRequest) Outcome {
+	defer m.counts.close(m.counts.calls())
 	w := m.keys.Begin()
 	if err := m.checkPut(w, r); err != nil {
 		w.End()
@@ -76,7 +78,8 @@ func (m *Machine) checkPut(w *mvcc.Write, r *pb.PutRequest) error {
 func (m *Machine) runPut(w *mvcc.Write, r *pb.PutRequest) (*PutReply, error) {
 	value, id := r.Value, r.Lease
 	reply := &PutReply{}
-	if r.IgnoreValue || r.IgnoreLease || r.PrevKv {
+	if looks(r) {
+		m.counts.Ranges++
 		if item, ok := w.Item(r.Key); ok {
 			wire, err := w.Wire(item)
 			if err != nil {
@@ -97,6 +100,8 @@ func (m *Machine) runPut(w *mvcc.Write, r *pb.PutRequest) (*PutReply, error) {
 			}
 		}
 	}
+	m.counts.Puts++
+	m.counts.PutBytes += uint64(len(r.Key) + len(value))
 	before, existed := w.Put(r.Key, value, id)
 	var old int64
 	if existed {
@@ -116,6 +121,7 @@ func (m *Machine) runPut(w *mvcc.Write, r *pb.PutRequest) (*PutReply, error) {
 }
 
 func (m *Machine) deleteRange(r *pb.DeleteRangeRequest) Outcome {
+	defer m.counts.close(m.counts.calls())
 	w := m.keys.Begin()
 	reply, err := m.runDelete(w, r)
 	if err != nil {
@@ -126,6 +132,10 @@ func (m *Machine) deleteRange(r *pb.DeleteRangeRequest) Outcome {
 }
 
 func (m *Machine) runDelete(w *mvcc.Write, r *pb.DeleteRangeRequest) (*DeleteReply, error) {
+	m.counts.Deletes++
+	if r.PrevKv {
+		m.counts.Ranges++
+	}
 	var doomed []mvcc.Item
 	deleted := w.Delete(mvcc.Span{Key: r.Key, End: r.RangeEnd}, func(key string, before mvcc.Item) {
 		if id := before.Lease(); id != 0 {

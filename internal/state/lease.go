@@ -12,6 +12,7 @@ func (m *Machine) grant(r *pb.LeaseGrantRequest) Outcome {
 	if err != nil {
 		return Outcome{Err: err}
 	}
+	m.counts.Granted++
 	return Outcome{
 		Reply:  &GrantReply{Revision: m.keys.Revision(), ID: l.ID, TTL: l.TTL},
 		Leases: []LeaseChange{{Lease: l}},
@@ -25,8 +26,11 @@ func (m *Machine) revoke(r *pb.LeaseRevokeRequest) Outcome {
 	if err != nil {
 		return Outcome{Err: err}
 	}
+	m.counts.Revoked++
+	defer m.counts.close(m.counts.calls())
 	w := m.keys.Begin()
 	for _, key := range keys {
+		m.counts.Deletes++
 		w.Delete(mvcc.Span{Key: []byte(key)}, func(string, mvcc.Item) {})
 	}
 	out := ended(w, nil)

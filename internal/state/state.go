@@ -63,6 +63,8 @@ type Machine struct {
 	batch   *store.Batch
 	applied uint64
 	term    uint64
+	counts  Counts
+	reads   *reads
 }
 
 // Entry is one entry of the log. With neither Request nor Change it is the
@@ -100,7 +102,7 @@ type LeaseChange struct {
 // parallel); without, it is read here.
 func Load(r store.Reader, rows mvcc.Rows, o Options, parts ...*mvcc.Part) (_ *Machine, err error) {
 	defer store.Catch(&err)
-	m := &Machine{options: o, batch: &store.Batch{}}
+	m := &Machine{options: o, batch: &store.Batch{}, reads: &reads{}}
 	if m.options.MaxLearners == 0 {
 		m.options.MaxLearners = 1
 	}

@@ -23,15 +23,24 @@ type source interface {
 // the path; then the ops run, and nothing can refuse them any more.
 func (m *Machine) txn(r *pb.TxnRequest, wanted bool) Outcome {
 	w := m.keys.Begin()
-	path, err := choose(w, r, nil)
+	s := &counted{w, &m.counts}
+	began := m.counts.calls()
+	path, err := choose(s, r, nil)
 	if err == nil {
-		_, err = checkOps(w, r, path, func(r *pb.PutRequest) error { return m.checkPut(w, r) })
+		_, err = checkOps(s, r, path, func(r *pb.PutRequest) error {
+			if looks(r) {
+				m.counts.Ranges++
+			}
+			return m.checkPut(w, r)
+		})
 	}
+	m.counts.close(began) // as etcd does, which reads in a transaction of its own
 	if err != nil {
 		w.End()
 		return Outcome{Err: err}
 	}
-	x := execution{source: w, write: w, machine: m, wanted: wanted}
+	defer m.counts.close(m.counts.calls())
+	x := execution{source: s, write: w, machine: m, wanted: wanted}
 	reply, _, err := x.run(r, path)
 	if err != nil {
 		w.End()
@@ -43,14 +52,17 @@ func (m *Machine) txn(r *pb.TxnRequest, wanted bool) Outcome {
 
 // ReadTxn runs a transaction that only reads, on the view.
 func (v *View) ReadTxn(r *pb.TxnRequest) (*TxnReply, error) {
-	path, err := choose(v.Keys, r, nil)
+	var counts Counts
+	defer v.reads.close(&counts)
+	s := &counted{v.Keys, &counts}
+	path, err := choose(s, r, nil)
 	if err == nil {
-		_, err = checkOps(v.Keys, r, path, nil)
+		_, err = checkOps(s, r, path, nil)
 	}
 	if err != nil {
 		return nil, err
 	}
-	x := execution{source: v.Keys, wanted: true}
+	x := execution{source: s, wanted: true}
 	reply, _, err := x.run(r, path)
 	if err != nil {
 		return nil, err

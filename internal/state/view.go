@@ -17,11 +17,16 @@ type View struct {
 	Alarms        []Alarm // by type, then member; read-only
 	Applied, Term uint64  // the last entry applied
 	Swept         int64   // newest compaction whose removals are complete
+
+	counts Counts // but for what is read from views
+	reads  *reads
 }
 
 // View returns the state as it is now. It is cheap; the applier makes one
 // after each batch of entries.
 func (m *Machine) View() *View {
+	counts := m.counts
+	counts.Removed = uint64(m.keys.Removed())
 	return &View{
 		Keys:    m.keys.View(),
 		Leases:  m.leases.View(),
@@ -30,11 +35,14 @@ func (m *Machine) View() *View {
 		Applied: m.applied,
 		Term:    m.term,
 		Swept:   m.keys.Swept(),
+		counts:  counts,
+		reads:   m.reads,
 	}
 }
 
 // Range answers a RangeRequest.
 func (v *View) Range(r *pb.RangeRequest) (*RangeReply, error) {
+	v.reads.ranges.Add(1)
 	page, err := v.Keys.Range(query(r))
 	if err != nil {
 		return nil, err
@@ -45,6 +53,7 @@ func (v *View) Range(r *pb.RangeRequest) (*RangeReply, error) {
 // Chunk answers a RangeRequest as Range does, but looks no further than its
 // limit: Count is not that of the span.
 func (v *View) Chunk(r *pb.RangeRequest) (*RangeReply, error) {
+	v.reads.ranges.Add(1)
 	q := query(r)
 	q.Partial = true
 	page, err := v.Keys.Range(q)

@@ -101,7 +101,7 @@ func (f *File) Commit(s Stamp, batches ...*Batch) error {
 	if err != nil {
 		return fmt.Errorf("commit to %s: %w", f.path, err)
 	}
-	defer h.release()
+	defer h.release() //nolint:errcheck // the commit has synced, or its error is the one that counts
 	if err := f.commit(h, s, batches); err != nil {
 		f.dead = fmt.Errorf("commit index %d to %s: %w", s.Index, f.path, err)
 		return f.dead

@@ -182,6 +182,30 @@ func TestSizesAreThoseOfBbolt(t *testing.T) {
 	}
 }
 
+func TestOpenReadsAreCounted(t *testing.T) {
+	f := open(t, filepath.Join(t.TempDir(), "db"))
+	if n := f.OpenReads(); n != 0 {
+		t.Errorf("%d are open at the start", n)
+	}
+	r, err := f.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := f.Copy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := f.OpenReads(); n != 2 {
+		t.Errorf("%d are open, want a reader and a copy", n)
+	}
+	if err := errors.Join(r.Close(), c.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if n := f.OpenReads(); n != 0 {
+		t.Errorf("%d are open after they were closed", n)
+	}
+}
+
 func TestCommitIsTimed(t *testing.T) {
 	var times []CommitTimes
 	f, err := Open(filepath.Join(t.TempDir(), "db"), Options{OnCommit: func(c CommitTimes) { times = append(times, c) }})

@@ -40,6 +40,17 @@ func (f *File) Read() (Reader, error) {
 	return m, nil
 }
 
+// OpenReads is how many Readers and Copies are open; those that see a file which
+// Defragment has replaced are not counted.
+func (f *File) OpenReads() int {
+	h, err := f.acquire()
+	if err != nil {
+		return 0
+	}
+	defer h.release() //nolint:errcheck // nothing was written through it
+	return h.db.Stats().OpenTxN
+}
+
 // Value implements Reader.
 func (m *moment) Value(bucket Bucket, key []byte) []byte {
 	defer m.check()

@@ -81,7 +81,7 @@ type Reader interface {
 	Close() error
 }
 
-// Catch, deferred, turns the panic of a Reader that met damage into err. Any
+// Catch turns the panic of a Reader that met damage into err; defer it. Any
 // other panic goes on.
 func Catch(err *error) {
 	switch p := recover().(type) {

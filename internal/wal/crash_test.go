@@ -11,9 +11,8 @@ import (
 	"syscall"
 	"testing"
 
-	"google.golang.org/protobuf/proto"
-
 	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 
 	"kvd/internal/vfs"
 )
@@ -320,7 +319,8 @@ func crashAt(m *vfs.Mem, calls []call, n int, s vfs.Survival, rng *rand.Rand) (r
 		}
 		at = 1 // renamed already: it is a log
 	}
-	acked, flying := twin{}, (*call)(nil)
+	var acked twin
+	var flying *call
 	if at > 0 {
 		acked, flying = calls[at-1].after, &calls[at]
 	} else {

@@ -9,10 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
-
-	"go.etcd.io/raft/v3/raftpb"
 
 	"kvd/internal/vfs"
 )

@@ -6,10 +6,9 @@ import (
 	"hash/crc32"
 	"testing"
 
+	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
-
-	"go.etcd.io/raft/v3/raftpb"
 )
 
 // Everything hand-written agrees with protobuf's own code.

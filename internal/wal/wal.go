@@ -95,8 +95,7 @@ func Create(dir string, id Identity, o Options) (*Log, error) {
 	}
 	l := &Log{o: o, dir: dir, identity: id}
 	if err := l.create(); err != nil {
-		l.closeSegments()
-		return nil, fmt.Errorf("create %s: %w", dir, err)
+		return nil, fmt.Errorf("create %s: %w", dir, errors.Join(err, l.closeSegments()))
 	}
 	l.spare = prepare(o.Files, dir, o.SegmentBytes)
 	return l, nil

@@ -96,7 +96,7 @@ func (k *keyspace) compact(rev int64) {
 	if err := k.keys.Compact(rev); err != nil {
 		k.t.Fatal(err)
 	}
-	k.shown.Store(k.keys.View())
+	k.flush() // a compaction waits for its rows to be stored
 	for more := true; more; {
 		var err error
 		if more, err = k.keys.Sweep(100); err != nil {

@@ -484,3 +484,25 @@ func TestTheIndexFindsWhatSpansContain(t *testing.T) {
 		}
 	}
 }
+
+func TestTheHubRestsSoThatEventsGather(t *testing.T) {
+	k := newKeyspace(t, Options{Rest: time.Hour, MaxRest: time.Hour})
+	k.run()
+	s := k.hub.Sink()
+	w := k.watch(s, Spec{Span: prefix("a")})
+	k.expect(s, Created, w)
+	k.put("a", "first") // delivered at once
+	k.expect(s, Events, w)
+	k.put("a", "second")
+	k.put("a", "third")
+	if m := s.Take(); m != nil {
+		t.Fatalf("a message of kind %d while the hub rests", m.Kind)
+	}
+	s.RequestProgress() // ends the rest
+	if events := k.decode(k.expect(s, Events, w)); len(events) != 2 {
+		t.Errorf("got %v, want both events in one message", events)
+	}
+	if m := k.expect(s, Progress, nil); m.Revision != 4 {
+		t.Errorf("progress at %d, want 4", m.Revision)
+	}
+}

@@ -62,8 +62,7 @@ func serveLimit(args []string) error {
 		return err
 	case <-ctx.Done():
 		server.Stop()
-		<-served
-		return nil
+		return <-served // nil after Stop
 	}
 }
 

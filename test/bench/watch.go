@@ -131,11 +131,9 @@ func openAudience(ctx context.Context, addr string) (*audience, error) {
 	}
 	for _, w := range a.members {
 		a.receives.Go(func() {
-			if err := w.receive(); err != nil {
-				select {
-				case a.failed <- err:
-				default: // the first failure is enough
-				}
+			select {
+			case a.failed <- w.receive():
+			default: // the first failure is enough
 			}
 		})
 	}
@@ -165,7 +163,7 @@ func (a *audience) open(ctx context.Context, conn *grpc.ClientConn) (*watcher, e
 	return w, nil
 }
 
-// receive counts events until the stream ends.
+// receive counts events until the stream ends, and says why it did.
 func (w *watcher) receive() error {
 	for {
 		if err := w.stream.RecvMsg(&w.out); err != nil {

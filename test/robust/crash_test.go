@@ -153,6 +153,11 @@ func (l *lane) load(m *oracle.Member) {
 		}
 		l.compacted = compact
 	}
+	if l.IntN(6) == 0 {
+		all.Go(func() { // the kill meets it at work, or not
+			pb.NewMaintenanceClient(m.Dial()).Defragment(context.Background(), &pb.DefragmentRequest{}) //nolint:errcheck // see above
+		})
+	}
 	time.Sleep(pause / 2)
 	m.Kill()
 	all.Wait()

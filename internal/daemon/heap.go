@@ -1,0 +1,48 @@
+package daemon
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+)
+
+const (
+	// slackBytes is how much garbage a small heap may gather between two
+	// collections: below it collecting costs more than the memory is worth.
+	slackBytes = 64 << 20
+	paceEvery  = 5 * time.Second
+	leastGC    = 75  // per cent of the living heap; a large one is collected sooner, for its memory
+	mostGC     = 800 // no heap is so small that it needs more
+)
+
+// paceHeap lets a small heap be collected seldom and a large one often: memory
+// is held near what lives, where it matters. An operator who sets GOGC or
+// GOMEMLIMIT has said what is wanted, and is not overruled.
+func paceHeap(ctx context.Context) error {
+	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
+		<-ctx.Done()
+		return nil
+	}
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	tick := time.NewTicker(paceEvery)
+	defer tick.Stop()
+	for was := 0; ; {
+		metrics.Read(live)
+		if percent := gcPercent(live[0].Value.Uint64()); percent != was {
+			debug.SetGCPercent(percent)
+			was = percent
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// gcPercent is the garbage to allow, in per cent of what lives.
+func gcPercent(live uint64) int {
+	return int(min(max(slackBytes*100/max(live, 1), leastGC), mostGC))
+}
