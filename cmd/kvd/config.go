@@ -27,6 +27,10 @@ func runConfig(args []string, out, errs io.Writer) int {
 		"check":   config.Check,
 		"explain": config.Explain,
 	}
+	if len(args) > 0 && (args[0] == "help" || args[0] == "--help" || args[0] == "-h") {
+		fmt.Fprint(out, configUsage)
+		return 0
+	}
 	if len(args) == 0 || show[args[0]] == nil {
 		fmt.Fprint(errs, configUsage)
 		return config.ExitStatus

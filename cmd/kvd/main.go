@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"kvd/internal/config"
 	"kvd/internal/daemon"
@@ -35,25 +33,21 @@ func run(args []string, out, errs io.Writer) int {
 		case "version":
 			return printVersion(out)
 		case "help":
-			args = []string{"--help"}
+			return printUsage(out)
 		}
 	}
-	for _, arg := range args {
-		switch arg {
-		case "-h", "-help", "--help":
-			if err := config.Usage(out); err != nil {
-				return 1
-			}
-			return 0
-		case "-version", "--version", "--version=true":
-			return printVersion(out)
-		}
-	}
-	return runDaemon(args, errs)
+	return runDaemon(args, out, errs)
 }
 
 func printVersion(out io.Writer) int {
 	fmt.Fprintf(out, "kvd Version: %s\nGit SHA: %s\nGo Version: %s\nGo OS/Arch: %s\netcd API: %s\n", version, commit, goVersion(), platform(), apiVersion)
+	return 0
+}
+
+func printUsage(out io.Writer) int {
+	if err := config.Usage(out); err != nil {
+		return 1
+	}
 	return 0
 }
 
@@ -64,9 +58,14 @@ func load(args []string) (*config.Config, error) {
 
 // runDaemon runs a member until it is told to stop. SIGTERM and SIGINT end it
 // with grace, a second one at once; SIGHUP reads the configuration again.
-func runDaemon(args []string, errs io.Writer) int {
+func runDaemon(args []string, out, errs io.Writer) int {
 	c, err := load(args)
-	if err != nil {
+	switch {
+	case errors.Is(err, config.ErrHelp):
+		return printUsage(out)
+	case errors.Is(err, config.ErrVersion):
+		return printVersion(out)
+	case err != nil:
 		fmt.Fprintln(errs, err)
 		return config.ExitStatus
 	}
@@ -76,34 +75,18 @@ func runDaemon(args []string, errs io.Writer) int {
 		return config.ExitStatus
 	}
 	defer log.Close() //nolint:errcheck // there is nowhere left to say so
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	reload := make(chan daemon.Reread, 1)
-	go func() {
-		for s := range signals {
-			switch {
-			case s == syscall.SIGHUP:
-				again, err := load(args)
-				select {
-				case reload <- daemon.Reread{Config: again, Err: err}:
-				default: // one waits already, and reads the same files
-				}
-			case ctx.Err() != nil:
-				log.Warn("told to stop again; ending at once")
-				os.Exit(exitStatus(s))
-			default:
-				log.Info("received signal; shutting down", "signal", s.String())
-				cancel()
-			}
-		}
-	}()
-	log.Info("starting kvd", "version", version, "commit", commit, "etcd_version", apiVersion)
-	err = daemon.Run(ctx, daemon.Inputs{Config: c, Log: log, Version: version, Commit: commit, Notifier: sd.NewNotifier(), Reload: reload})
-	var stop *daemon.ConfigError
+	s := catch(log.Logger, cancel, func() daemon.Reread {
+		again, err := load(args)
+		return daemon.Reread{Config: again, Err: err}
+	})
+	defer s.release()
+	log.Info("starting kvd", "version", version, "commit", commit, "etcd-version", apiVersion, "config-file", c.File)
+	err = daemon.Run(ctx, daemon.Inputs{Config: c, Log: log, Version: version, Commit: commit, Notifier: sd.NewNotifier(), Reload: s.reload})
+	var refused *daemon.ConfigError
 	switch {
-	case errors.As(err, &stop):
+	case errors.As(err, &refused):
 		log.Error("the configuration cannot be used", "error", err)
 		return config.ExitStatus
 	case err != nil:
@@ -111,11 +94,4 @@ func runDaemon(args []string, errs io.Writer) int {
 		return 1
 	}
 	return 0
-}
-
-func exitStatus(s os.Signal) int {
-	if n, ok := s.(syscall.Signal); ok {
-		return 128 + int(n)
-	}
-	return 1
 }

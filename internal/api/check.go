@@ -3,7 +3,6 @@ package api
 import (
 	"bytes"
 	"cmp"
-	"math"
 	"slices"
 	"sort"
 
@@ -224,6 +223,3 @@ func readsOnly(r *pb.TxnRequest) (only, barrier bool) {
 	}
 	return true, barrier
 }
-
-// unlimited is a limit that no range reaches.
-const unlimited = math.MaxInt64

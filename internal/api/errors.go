@@ -84,7 +84,7 @@ func wire(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return bare(err)
 	}
-	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok { //nolint:errorlint // only what is already on its way
+	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok { // only what is already on its way
 		return err
 	}
 	for _, entry := range catalogue {

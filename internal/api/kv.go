@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
@@ -34,16 +35,32 @@ func (a *API) rangeKeys(ctx context.Context, r *pb.RangeRequest, _ []byte) (any,
 	if err := checkRange(r); err != nil {
 		return nil, err
 	}
-	if !r.Serializable {
-		if err := a.member.Barrier(ctx); err != nil {
-			return nil, err
-		}
-	}
-	v, page, err := read(a, func(v *state.View) (*state.RangeReply, error) { return v.Range(r) })
+	v, page, err := a.Range(ctx, r)
 	if err != nil {
 		return nil, err
 	}
 	return encodeRange(page, a.header(v)), nil
+}
+
+// Range answers a request that is well formed, from the view that it returns.
+func (a *API) Range(ctx context.Context, r *pb.RangeRequest) (v *state.View, page *state.RangeReply, err error) {
+	began := time.Now()
+	if !r.Serializable {
+		err = a.member.Barrier(ctx)
+	}
+	if err == nil {
+		v, page, err = a.rangeNow(r)
+	}
+	a.metrics.rangeRequests.observe(began, err)
+	return v, page, err
+}
+
+// rangeNow answers from the newest view.
+func (a *API) rangeNow(r *pb.RangeRequest) (*state.View, *state.RangeReply, error) {
+	began := time.Now()
+	v, page, err := read(a, func(v *state.View) (*state.RangeReply, error) { return v.Range(r) })
+	a.metrics.ranges.observe(began, err)
+	return v, page, err
 }
 
 // read asks the newest view, and again while a compaction takes it away under
@@ -93,7 +110,9 @@ func (a *API) txn(ctx context.Context, r *pb.TxnRequest, raw []byte) (any, error
 			return nil, err
 		}
 	}
+	began := time.Now()
 	v, reply, err := read(a, func(v *state.View) (*state.TxnReply, error) { return v.ReadTxn(r) })
+	a.metrics.readTxns.observe(began, err)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/membershippb"
@@ -95,6 +96,7 @@ func (a *API) defragment(ctx context.Context, _ *pb.DefragmentRequest, _ []byte)
 
 // hash is of all rows on disk: so they must be there.
 func (a *API) hash(ctx context.Context, _ *pb.HashRequest, _ []byte) (any, error) {
+	began := time.Now()
 	v := a.member.View()
 	if err := a.member.Flush(ctx); err != nil {
 		return nil, err
@@ -103,6 +105,7 @@ func (a *API) hash(ctx context.Context, _ *pb.HashRequest, _ []byte) (any, error
 	if err != nil {
 		return nil, err
 	}
+	a.metrics.hash.Observe(time.Since(began).Seconds())
 	return &pb.HashResponse{Header: a.message(v), Hash: sum}, nil
 }
 
@@ -111,6 +114,7 @@ func (a *API) hashKV(ctx context.Context, r *pb.HashKVRequest, _ []byte) (any, e
 		hash          uint32
 		compacted, at int64
 	}
+	began := time.Now()
 	v, s, err := read(a, func(v *state.View) (s sum, err error) {
 		if err := a.member.Flush(ctx); err != nil {
 			return s, err
@@ -121,6 +125,7 @@ func (a *API) hashKV(ctx context.Context, r *pb.HashKVRequest, _ []byte) (any, e
 	if err != nil {
 		return nil, err
 	}
+	a.metrics.hashKV.Observe(time.Since(began).Seconds())
 	return &pb.HashKVResponse{Header: a.message(v), Hash: s.hash, CompactRevision: s.compacted, HashRevision: s.at}, nil
 }
 

@@ -8,6 +8,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"kvd/internal/replica"
 )
 
 // The kinds of methods, as grpc_server_* metrics name them.
@@ -27,6 +29,9 @@ type metrics struct {
 	requests                         *prometheus.CounterVec
 	sentBytes, receivedBytes         prometheus.Counter
 	clients                          clients
+	ranges                           durations // of a range alone
+	rangeRequests, readTxns          durations // of requests
+	hash, hashKV, snapshot           prometheus.Observer
 }
 
 func newMetrics(registry prometheus.Registerer, extensive bool) *metrics {
@@ -36,13 +41,15 @@ func newMetrics(registry prometheus.Registerer, extensive bool) *metrics {
 		registry.MustRegister(c)
 		return c
 	}
-	histogram := func(name, help string) prometheus.Histogram {
+	histogram := func(name, help string, first float64, buckets int) prometheus.Histogram {
 		h := prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: "etcd_debugging", Subsystem: "server", Name: "watch_send_loop_" + name + "_seconds", Help: help,
-			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
+			Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(first, 2, buckets),
 		})
 		registry.MustRegister(h)
 		return h
+	}
+	sendLoop := func(name, help string) prometheus.Histogram {
+		return histogram("etcd_debugging_server_watch_send_loop_"+name+"_seconds", help, 0.001, 14)
 	}
 	m.started = counter("grpc", "server", "started_total", "Calls started on the server.", "grpc_type", "grpc_service", "grpc_method")
 	m.handled = counter("grpc", "server", "handled_total", "Calls completed on the server, whatever the result.", "grpc_type", "grpc_service", "grpc_method", "grpc_code")
@@ -58,11 +65,49 @@ func newMetrics(registry prometheus.Registerer, extensive bool) *metrics {
 	m.sentBytes = counter("etcd", "network", "client_grpc_sent_bytes_total", "Bytes of messages sent to gRPC clients.").WithLabelValues()
 	m.receivedBytes = counter("etcd", "network", "client_grpc_received_bytes_total", "Bytes of messages received from gRPC clients.").WithLabelValues()
 	m.streamFailures = counter("etcd", "network", "server_stream_failures_total", "Streams of this member that failed.", "Type", "API")
-	m.sendEvents = histogram("watch_stream_duration", "Time to send one watch response with events.")
-	m.sendPerEvent = histogram("watch_stream_duration_per_event", "The same, by the number of events in it.")
-	m.sendControl = histogram("control_stream_duration", "Time to send one watch response without events.")
-	m.sendProgress = histogram("progress_duration", "Time to look for watchers that are due a progress response.")
+	m.sendEvents = sendLoop("watch_stream_duration", "Time to send one watch response with events.")
+	m.sendPerEvent = sendLoop("watch_stream_duration_per_event", "The same, by the number of events in it.")
+	m.sendControl = sendLoop("control_stream_duration", "Time to send one watch response without events.")
+	m.sendProgress = sendLoop("progress_duration", "Time to look for watchers that are due a progress response.")
+	ranges := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: "etcd", Subsystem: "server", Name: "range_duration_seconds", Help: "Time to read a range, once the view to read is there.",
+		Buckets: prometheus.ExponentialBuckets(0.0001, 2, 20),
+	}, []string{"success"})
+	registry.MustRegister(ranges)
+	m.ranges = newDurations(ranges)
+	requests := replica.RequestDurations(registry)
+	m.rangeRequests, m.readTxns = newDurations(requests, "Range"), newDurations(requests, "ReadonlyTxn")
+	m.hash = histogram("etcd_mvcc_hash_duration_seconds", "Time to hash the database.", 0.01, 15)
+	m.hashKV = histogram("etcd_mvcc_hash_rev_duration_seconds", "Time to hash the keys at a revision.", 0.01, 15)
+	m.snapshot = histogram("etcd_disk_backend_snapshot_duration_seconds", "Time that an image of the database was open for sending.", 0.01, 17)
 	return m
+}
+
+// durations are two histograms of one family, by success, its last label. Only
+// what has happened is shown, so each is made when first needed.
+type durations struct {
+	vec    *prometheus.HistogramVec
+	labels []string // all but success
+	made   *[2]atomic.Pointer[prometheus.Observer]
+}
+
+func newDurations(vec *prometheus.HistogramVec, labels ...string) durations {
+	return durations{vec, labels, &[2]atomic.Pointer[prometheus.Observer]{}}
+}
+
+// observe measures what began then and has ended with err.
+func (d durations) observe(began time.Time, err error) {
+	at, success := 0, "true"
+	if err != nil {
+		at, success = 1, "false"
+	}
+	observer := d.made[at].Load()
+	if observer == nil {
+		made := d.vec.WithLabelValues(append(d.labels[:len(d.labels):len(d.labels)], success)...)
+		observer = &made
+		d.made[at].Store(observer)
+	}
+	(*observer).Observe(time.Since(began).Seconds())
 }
 
 // count is one method's counters.

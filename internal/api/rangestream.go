@@ -2,6 +2,8 @@ package api
 
 import (
 	"errors"
+	"math"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/mem"
@@ -37,7 +39,7 @@ func (a *API) rangeStream(c *call) error {
 		}
 	}
 	if r.CountOnly {
-		v, page, err := read(a, func(v *state.View) (*state.RangeReply, error) { return v.Range(r) })
+		v, page, err := a.rangeNow(r)
 		if err != nil {
 			return err
 		}
@@ -47,7 +49,7 @@ func (a *API) rangeStream(c *call) error {
 }
 
 func (a *API) chunks(c *call, r *pb.RangeRequest) error {
-	left := int64(unlimited) // a negative limit is none, and gets everything at once
+	left := int64(math.MaxInt64) // a negative limit is none, and gets everything at once
 	if r.Limit != 0 {
 		left = r.Limit
 	}
@@ -59,6 +61,7 @@ func (a *API) chunks(c *call, r *pb.RangeRequest) error {
 	sent := int64(0)
 	for limit := int64(firstChunk); ; {
 		r.Limit = min(limit, left)
+		asked := time.Now()
 		page, err := v.Chunk(r)
 		if err == nil && page.More && r.Limit == left { // the last one counts all that it leaves out
 			page, err = v.Range(r)
@@ -67,6 +70,7 @@ func (a *API) chunks(c *call, r *pb.RangeRequest) error {
 			v = a.member.View() // which may say that the revision is compacted
 			continue
 		}
+		a.metrics.ranges.observe(asked, err)
 		if err != nil {
 			return err
 		}

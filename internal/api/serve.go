@@ -13,9 +13,14 @@ import (
 	"google.golang.org/grpc/keepalive"
 )
 
-// Sizes of gRPC's buffers. DESIGN.md of test/bench says how they were measured.
+// Sizes of gRPC's buffers. Windows that are set turn off gRPC's estimation of
+// them, which pings the client after every few requests.
 const (
-	streamWorkers = 64       // goroutines that keep their stacks between calls
+	// streamWorkers are goroutines that keep their stacks from call to call. A
+	// stream holds one for as long as it lives, so there are more than a
+	// Kubernetes API server has watch streams; calls that find none get a
+	// goroutine of their own.
+	streamWorkers = 128
 	writeBuffer   = 64 << 10 // bytes written to a connection at once
 	readBuffer    = 32 << 10 // the same for reading
 	streamWindow  = 1 << 20  // bytes a client may send on a stream ahead of us
@@ -28,7 +33,6 @@ func (a *API) options() []grpc.ServerOption {
 		grpc.MaxRecvMsgSize(a.o.MaxRequestBytes + overhead),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.NumStreamWorkers(streamWorkers),
-		grpc.SharedWriteBuffer(true),
 		grpc.WriteBufferSize(writeBuffer),
 		grpc.ReadBufferSize(readBuffer),
 		grpc.InitialWindowSize(streamWindow),

@@ -27,6 +27,7 @@ func (a *API) snapshot(c *call) error {
 		return err
 	}
 	defer image.Close()
+	defer func() { a.metrics.snapshot.Observe(time.Since(began).Seconds()) }()
 	s := &sender{
 		call:    c,
 		left:    image.Size(),

@@ -106,7 +106,7 @@ func (w *watchStream) read(ctx context.Context) error {
 			return malformed(err)
 		}
 		if err := w.sink.Admit(ctx); err != nil {
-			return nil
+			return err
 		}
 		switch u := r.RequestUnion.(type) {
 		case *pb.WatchRequest_CreateRequest:
@@ -119,7 +119,7 @@ func (w *watchStream) read(ctx context.Context) error {
 		case *pb.WatchRequest_ProgressRequest:
 			w.sink.RequestProgress()
 		default:
-			w.api.log.Info("a watch request of an unknown kind is ignored")
+			w.api.log.Debug("a watch request of an unknown kind is ignored")
 		}
 	}
 }

@@ -55,6 +55,10 @@ type Options struct {
 	Log     wal.Options
 	Machine state.Options
 
+	// DefragmentFrom is how many free bytes in the database are worth rewriting
+	// it before the member starts. 0: none are.
+	DefragmentFrom int64
+
 	// Resolve finds an address of a host; nil: the system's resolver.
 	Resolve func(ctx context.Context, host string) (netip.Addr, error)
 

@@ -9,6 +9,7 @@ import (
 	"kvd/internal/member"
 	"kvd/internal/state"
 	"kvd/internal/store"
+	"kvd/internal/vfs"
 	"kvd/internal/wal"
 )
 
@@ -33,6 +34,8 @@ func (m *Member) reopen(ctx context.Context, o *Options) error {
 		}
 	} else if err := m.openStore(o); err != nil {
 		return err
+	} else if err := m.defragment(ctx, o); err != nil {
+		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return err
@@ -48,6 +51,9 @@ func (m *Member) reopen(ctx context.Context, o *Options) error {
 func (m *Member) openLog(o *Options) (err error) {
 	o.Progress("reading the log")
 	m.Log, err = wal.Open(o.walDir(), o.Log)
+	if errors.Is(err, vfs.ErrLocked) {
+		return fmt.Errorf("%w: another process writes to the log in %s; stop it first, or give this member a wal-dir of its own", ErrHeld, o.walDir())
+	}
 	if err != nil {
 		return fmt.Errorf("open the log: %w", err)
 	}

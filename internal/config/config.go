@@ -7,6 +7,7 @@
 package config
 
 import (
+	"encoding/json"
 	"log/slog"
 	"net/url"
 	"time"
@@ -216,7 +217,24 @@ type Log struct {
 	Format       string // "auto" (journal under systemd, else text), "json", "text" or "journal"
 	Outputs      []string
 	Rotation     bool
-	RotationJSON string
+	RotationJSON string // RotationPlan reads it
+}
+
+// Rotation is when a log file is replaced, and what stays of the old ones.
+type Rotation struct {
+	MaxSize    int  `json:"maxsize"`    // MiB; 0: 100
+	MaxAge     int  `json:"maxage"`     // days; 0: no limit
+	MaxBackups int  `json:"maxbackups"` // files; 0: no limit
+	LocalTime  bool `json:"localtime"`  // in the names of old files, instead of UTC
+	Compress   bool `json:"compress"`
+}
+
+// RotationPlan reads RotationJSON. In a loaded Config with Rotation it is well
+// formed.
+func (l Log) RotationPlan() (Rotation, error) {
+	var r Rotation
+	err := json.Unmarshal([]byte(l.RotationJSON), &r)
+	return r, err
 }
 
 // Tracing is where spans are sent.

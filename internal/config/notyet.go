@@ -12,7 +12,6 @@ type missing struct {
 
 // missingParts is what is still to come. A row goes when its part is there.
 func missingParts() []missing {
-	on := func(g Gate) func(*Config) bool { return func(c *Config) bool { return c.Gates.On(g) } }
 	return []missing{
 		{
 			"initial-cluster", func(c *Config) bool { return len(c.Cluster.Initial.Members) > 1 },
@@ -33,18 +32,6 @@ func missingParts() []missing {
 		{
 			"force-new-cluster", func(c *Config) bool { return c.Unsafe.ForceNewCluster },
 			"this version cannot cut a member out of its cluster",
-		},
-		{
-			"auto-compaction-retention", func(c *Config) bool { return c.Compaction.Window != 0 || c.Compaction.Revisions != 0 },
-			"this version does not compact by itself; let clients do it",
-		},
-		{
-			"memory-mlock", func(c *Config) bool { return c.Member.MemoryLock },
-			"this version does not lock the store in memory",
-		},
-		{
-			"bootstrap-defrag-threshold-megabytes", func(c *Config) bool { return c.Store.DefragAtStartMiB > 0 },
-			"this version does not defragment at start",
 		},
 		{
 			"auth-token", func(c *Config) bool { return c.Auth.Token != "simple" },
@@ -71,17 +58,9 @@ func missingParts() []missing {
 			"this version sends no spans",
 		},
 		{
-			"enable-log-rotation", func(c *Config) bool { return c.Log.Rotation },
-			"this version does not rotate its log; let logrotate or the journal do it",
-		},
-		{
 			"listen-client-urls", func(c *Config) bool { return plainAndSecure(c) },
 			"this version does not serve http and https on one address",
 		},
-		{"feature-gates", on(LeaseCheckpoint), "this version makes no checkpoints of leases (LeaseCheckpoint)"},
-		{"feature-gates", on(LeaseCheckpointPersist), "this version makes no checkpoints of leases (LeaseCheckpointPersist)"},
-		{"feature-gates", on(PriorityRequest), "this version gives no request priority (PriorityRequest)"},
-		{"feature-gates", on(StopGRPCServiceOnDefrag), "this version goes on serving while it defragments (StopGRPCServiceOnDefrag)"},
 	}
 }
 

@@ -41,9 +41,6 @@ func (c *Config) observe() {
 		c.warn("metrics %q is unknown; using basic", c.HTTP.Metrics)
 		c.HTTP.Metrics = "basic"
 	}
-	if c.Gates.On(LeaseCheckpoint) && !c.Gates.On(LeaseCheckpointPersist) {
-		c.warn("checkpoints of leases are not kept without feature gate LeaseCheckpointPersist")
-	}
 	c.observeTLS("the client URLs", append(slices.Clone(c.Listen.Client), c.Listen.ClientHTTP...), c.ClientTLS)
 	c.observeTLS("listen-peer-urls", c.Listen.Peer, c.PeerTLS)
 }

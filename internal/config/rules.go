@@ -97,13 +97,11 @@ func brokenRotation(c *Config) (string, string) {
 	if files != 1 {
 		return "--log-outputs requires a single file path when --log-rotate-config-json is defined", ""
 	}
-	var rotation struct {
-		MaxSize, MaxAge, MaxBackups int
-		LocalTime, Compress         bool
-	}
-	err := json.Unmarshal([]byte(c.Log.RotationJSON), &rotation)
+	rotation, err := c.Log.RotationPlan()
 	var wrongType *json.UnmarshalTypeError
 	switch {
+	case err == nil && min(rotation.MaxSize, rotation.MaxAge, rotation.MaxBackups) < 0:
+		return "invalid log rotation config: a negative number", "want 0 or more"
 	case err == nil:
 		return "", ""
 	case errors.As(err, &wrongType):
@@ -188,6 +186,12 @@ func otherRules() []rule {
 				return "undefined auto-compaction-mode", "want periodic or revision"
 			}
 			return fmt.Sprintf("unknown auto-compaction-mode %q", c.Compaction.Mode), "want periodic or revision"
+		}},
+		{[]string{"auto-compaction-retention"}, func(c *Config) (string, string) { // etcd would turn without rest
+			if c.Compaction.Window < 0 || c.Compaction.Revisions < 0 {
+				return fmt.Sprintf("%s is out of range", c.Compaction.Retention), "want 0 or more"
+			}
+			return "", ""
 		}},
 		{[]string{"distributed-tracing-sampling-rate", "enable-distributed-tracing"}, func(c *Config) (string, string) {
 			const wrong = "distributed tracing configurition is not valid: (tracing sampling rate must be %s)" // etcd's spelling

@@ -102,6 +102,7 @@ var broken = []struct {
 	{"--enable-log-rotation", "flag --enable-log-rotation", "--log-outputs requires a single file path when --log-rotate-config-json is defined"},
 	{"--enable-log-rotation --log-outputs a,b", "flag --enable-log-rotation", "requires a single file path"},
 	{"--enable-log-rotation --log-outputs a --log-rotation-config-json {", "flag --enable-log-rotation", "improperly formatted log rotation config"},
+	{`--enable-log-rotation --log-outputs a --log-rotation-config-json {"maxsize":-1}`, "flag --enable-log-rotation", "a negative number"},
 	{`--enable-log-rotation --log-outputs a --log-rotation-config-json {"maxsize":"a"}`, "flag --enable-log-rotation", "invalid log rotation config"},
 	// TLS.
 	{
@@ -130,6 +131,7 @@ var broken = []struct {
 	{"--auto-compaction-mode=", "flag --auto-compaction-mode", "undefined auto-compaction-mode"},
 	{"--auto-compaction-mode x", "flag --auto-compaction-mode", `unknown auto-compaction-mode "x"`},
 	{"--auto-compaction-retention x", "flag --auto-compaction-retention", `error parsing CompactionRetention: time: invalid duration "x"`},
+	{"--auto-compaction-retention -1h", "flag --auto-compaction-retention", "-1h is out of range; want 0 or more"},
 	{"--auto-compaction-retention 9999999999", "flag --auto-compaction-retention", "value out of range"},
 	{
 		"--enable-distributed-tracing --distributed-tracing-sampling-rate -1", "flag --distributed-tracing-sampling-rate",

@@ -2,7 +2,10 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
+	"sync/atomic"
 )
 
 // crew is the services that run, in the order they were started. They are
@@ -10,6 +13,7 @@ import (
 type crew struct {
 	services []*service
 	failed   chan error // the first failure; buffered
+	stopping atomic.Bool
 }
 
 type service struct {
@@ -27,11 +31,13 @@ func (c *crew) start(name string, run func(context.Context) error) {
 	c.services = append(c.services, s)
 	go func() {
 		defer close(s.ended)
-		if err := run(ctx); err != nil {
-			select {
-			case c.failed <- fmt.Errorf("%s: %w", name, err):
-			default: // the first one counts
-			}
+		err := run(ctx)
+		if err == nil || c.stopping.Load() && errors.Is(err, net.ErrClosed) {
+			return // a port that another service has closed is part of stopping
+		}
+		select {
+		case c.failed <- fmt.Errorf("%s: %w", name, err):
+		default: // the first one counts
 		}
 	}()
 }
@@ -39,6 +45,7 @@ func (c *crew) start(name string, run func(context.Context) error) {
 // stop ends every service and waits for it, the youngest first; stopping is
 // told each name.
 func (c *crew) stop(stopping func(name string)) {
+	c.stopping.Store(true)
 	for i := len(c.services) - 1; i >= 0; i-- {
 		s := c.services[i]
 		stopping(s.name)

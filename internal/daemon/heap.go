@@ -13,18 +13,31 @@ const (
 	// collections: below it collecting costs more than the memory is worth.
 	slackBytes = 64 << 20
 	paceEvery  = 5 * time.Second
+	loadingGC  = 400 // while nothing but what will live is being read
 	leastGC    = 75  // per cent of the living heap; a large one is collected sooner, for its memory
 	mostGC     = 800 // no heap is so small that it needs more
 )
+
+// ownsHeap reports whether the operator has left the heap's pace to us.
+func ownsHeap() bool { return os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" }
+
+// hurryHeap is for the time of loading: next to nothing of what is allocated
+// then is garbage.
+func hurryHeap() {
+	if ownsHeap() {
+		debug.SetGCPercent(loadingGC)
+	}
+}
 
 // paceHeap lets a small heap be collected seldom and a large one often: memory
 // is held near what lives, where it matters. An operator who sets GOGC or
 // GOMEMLIMIT has said what is wanted, and is not overruled.
 func paceHeap(ctx context.Context) error {
-	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
+	if !ownsHeap() {
 		<-ctx.Done()
 		return nil
 	}
+	debug.FreeOSMemory() // what loading has left behind
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	tick := time.NewTicker(paceEvery)
 	defer tick.Stop()

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net/url"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -22,36 +20,46 @@ const retryJoin = 100 * time.Millisecond
 // join makes this member known: it publishes name and client URLs through the
 // log, which succeeds once there is a leader, and sees to it that the cluster
 // has a version. It returns when both are done.
-func join(ctx context.Context, rep *replica.Replica, id member.ID, name string, clients []url.URL, log *slog.Logger) error {
-	urls := texts(clients)
+func (m *running) join(ctx context.Context) error {
+	name, urls := m.config.Member.Name, texts(m.config.Advertise.Client)
+	id, cluster := m.opened.ID.String(), m.opened.Cluster.String()
 	attributes := &state.Request{ClusterMemberAttrSet: &membershippb.ClusterMemberAttrSetRequest{
-		Member_ID:        uint64(id),
+		Member_ID:        uint64(m.opened.ID),
 		MemberAttributes: &membershippb.Attributes{Name: name, ClientUrls: urls},
 	}}
-	if err := insist(ctx, rep, attributes, log); err != nil {
+	if err := m.insist(ctx, attributes); err != nil {
 		return fmt.Errorf("publish this member: %w", err)
 	}
-	log.Info("published local member to cluster through raft", "member_id", id.String(), "name", name, "client_urls", urls)
-	if rep.View().Members.ClusterVersion().Compare(state.ClusterVersion) >= 0 {
+	m.log.Info("published local member to cluster through raft", "local-member-id", id,
+		"local-member-attributes", fmt.Sprintf("{Name:%s ClientURLs:%v}", name, urls), "cluster-id", cluster)
+	was := m.replica.View().Members.ClusterVersion()
+	if was.Compare(state.ClusterVersion) >= 0 {
 		return nil
 	}
 	version := &state.Request{ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: state.ClusterVersion.String()}}
-	if err := insist(ctx, rep, version, log); err != nil {
+	if err := m.insist(ctx, version); err != nil {
 		return fmt.Errorf("set the cluster version: %w", err)
 	}
-	log.Info("set cluster version", "version", state.ClusterVersion.String())
+	if was.Known() {
+		m.log.Info("updated cluster version", "local-member-id", id, "cluster-id", cluster, "from", line(was), "to", line(state.ClusterVersion))
+	} else {
+		m.log.Info("set initial cluster version", "local-member-id", id, "cluster-id", cluster, "cluster-version", line(state.ClusterVersion))
+	}
 	return nil
 }
 
 // insist proposes a command until it is applied.
-func insist(ctx context.Context, rep *replica.Replica, command *state.Request, log *slog.Logger) error {
+func (m *running) insist(ctx context.Context, command *state.Request) error {
 	for {
 		command.Header = &pb.RequestHeader{}
-		_, err := rep.Propose(ctx, command, nil)
-		if err == nil || errors.Is(err, replica.ErrStopped) || ctx.Err() != nil {
+		_, err := m.replica.Propose(ctx, command, nil)
+		switch {
+		case err == nil, errors.Is(err, replica.ErrStopped), ctx.Err() != nil:
 			return err
+		case errors.Is(err, replica.ErrTooManyRequests): // the log is being replayed
+		default:
+			m.log.Warn("waiting for the cluster to accept this member", "error", err)
 		}
-		log.Warn("waiting for the cluster to accept this member", "error", err)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -59,3 +67,6 @@ func insist(ctx context.Context, rep *replica.Replica, command *state.Request, l
 		}
 	}
 }
+
+// line is the version without its patch, as etcd's log has it.
+func line(v member.Version) string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }

@@ -6,11 +6,17 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 
 	"kvd/internal/config"
 	"kvd/internal/sd"
 )
+
+// journalOutput is the value of log-outputs that means journald.
+const journalOutput = "systemd/journal"
 
 // Logger is the log of the process, with a level that can be changed.
 type Logger struct {
@@ -24,11 +30,7 @@ type Logger struct {
 func NewLogger(c config.Log) (*Logger, error) {
 	l := &Logger{level: &slog.LevelVar{}}
 	l.level.Set(c.Level)
-	out, err := l.open(c.Outputs)
-	if err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	handler, err := l.handler(c, out)
+	handler, err := l.open(c)
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
@@ -36,50 +38,55 @@ func NewLogger(c config.Log) (*Logger, error) {
 	return l, nil
 }
 
-func (l *Logger) handler(c config.Log, out io.Writer) (slog.Handler, error) {
+// open opens what takes the records. Files and streams get the same; the
+// journal stands alone.
+func (l *Logger) open(c config.Log) (slog.Handler, error) {
 	format := c.Format
-	if slices.Contains(c.Outputs, "systemd/journal") {
+	standard := slices.Equal(c.Outputs, []string{"default"})
+	switch {
+	case slices.Contains(c.Outputs, journalOutput), format == "auto" && standard && sd.UnderJournal():
 		format = "journal"
-	}
-	if format == "auto" {
+	case format == "auto":
 		format = "text"
-		if sd.UnderJournal() && slices.Equal(c.Outputs, []string{"default"}) {
-			format = "journal"
-		}
 	}
-	options := &slog.HandlerOptions{Level: l.level}
-	switch format {
-	case "journal":
+	if format == "journal" {
 		journal, err := sd.NewJournal("", l.level)
 		if err != nil {
 			return nil, fmt.Errorf("log to the journal: %w", err)
 		}
 		l.closes = append(l.closes, journal)
 		return journal, nil
-	case "json":
-		return slog.NewJSONHandler(out, options), nil
-	default:
-		return slog.NewTextHandler(out, options), nil
 	}
+	out, err := l.openOutputs(c)
+	if err != nil {
+		return nil, err
+	}
+	if format == "json" {
+		return slog.NewJSONHandler(out, &slog.HandlerOptions{Level: l.level, AddSource: true, ReplaceAttr: likeEtcd}), nil
+	}
+	return newLines(out, l.level), nil
 }
 
-// open opens the outputs that are named; "default" is standard error.
-func (l *Logger) open(outputs []string) (io.Writer, error) {
+// openOutputs opens the outputs that are named; "default" is standard error.
+func (l *Logger) openOutputs(c config.Log) (io.Writer, error) {
 	var all []io.Writer
-	for _, name := range outputs {
+	for _, name := range c.Outputs {
 		switch name {
 		case "default", "stderr":
 			all = append(all, os.Stderr)
 		case "stdout":
 			all = append(all, os.Stdout)
-		case "systemd/journal":
 		default:
 			file, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
 			if err != nil {
 				return nil, fmt.Errorf("log-outputs: %w", err)
 			}
-			l.closes = append(l.closes, file)
-			all = append(all, file)
+			out, err := rotating(file, c)
+			if err != nil {
+				return nil, err
+			}
+			l.closes = append(l.closes, out)
+			all = append(all, out)
 		}
 	}
 	if len(all) == 1 {
@@ -87,6 +94,57 @@ func (l *Logger) open(outputs []string) (io.Writer, error) {
 	}
 	return io.MultiWriter(all...), nil
 }
+
+// likeEtcd gives a record the keys and forms that readers of etcd's log know.
+func likeEtcd(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) > 0 {
+		return plain(a)
+	}
+	switch a.Key {
+	case slog.TimeKey:
+		return slog.String("ts", a.Value.Time().Format("2006-01-02T15:04:05.000000Z0700"))
+	case slog.LevelKey:
+		if level, ok := a.Value.Any().(slog.Level); ok {
+			return slog.String("level", levelWord(level))
+		}
+	case slog.SourceKey:
+		if source, ok := a.Value.Any().(*slog.Source); ok {
+			return slog.String("caller", caller(source))
+		}
+	case sd.MessageIDKey:
+		return slog.Attr{} // of the journal
+	}
+	return plain(a)
+}
+
+// plain writes durations with their unit, not in nanoseconds.
+func plain(a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		return slog.String(a.Key, a.Value.Duration().String())
+	}
+	return a
+}
+
+func levelWord(level slog.Level) string {
+	switch {
+	case level >= slog.LevelError:
+		return "error"
+	case level >= slog.LevelWarn:
+		return "warn"
+	case level >= slog.LevelInfo:
+		return "info"
+	}
+	return "debug"
+}
+
+// caller is "package/file.go:12".
+func caller(s *slog.Source) string {
+	dir, file := filepath.Split(s.File)
+	return filepath.Base(strings.TrimSuffix(dir, "/")) + "/" + file + ":" + strconv.Itoa(s.Line)
+}
+
+// Level is what is logged at least.
+func (l *Logger) Level() slog.Level { return l.level.Level() }
 
 // SetLevel changes what is logged from now on.
 func (l *Logger) SetLevel(level slog.Level) { l.level.Set(level) }

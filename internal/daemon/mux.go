@@ -3,7 +3,8 @@ package daemon
 import (
 	"context"
 	"encoding/json"
-	"errors"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"strconv"
 
@@ -11,23 +12,23 @@ import (
 
 	"kvd/internal/gateway"
 	"kvd/internal/member"
-	"kvd/internal/mvcc"
 )
 
 // etcdVersion is the version whose behaviour kvd has, as clients are told.
 const etcdVersion = "3.7.3"
 
-// newGateway makes the HTTP side of the member.
+// newGateway makes the HTTP side of the member. It answers before there is a
+// member, too: then nothing is well.
 func (m *running) newGateway() *gateway.Gateway {
-	http := m.config.HTTP
+	c := m.config
 	return gateway.New(gateway.Options{
-		Pprof:         http.Pprof,
-		HostWhitelist: http.HostWhitelist,
-		CORS:          http.CORS,
+		Pprof:         c.HTTP.Pprof || c.Log.Level <= slog.LevelDebug, // as in etcd
+		HostWhitelist: c.HTTP.HostWhitelist,
+		CORS:          c.HTTP.CORS,
 	}, gateway.Questions{
 		Versions: m.versions,
 		Alarms:   m.alarms,
-		Leader:   func() bool { return m.replica.Status().Leader != 0 },
+		Leader:   m.hasLeader,
 		Learner:  m.learner,
 		Read:     m.probe,
 		Vars:     map[string]func() any{"raft.status": m.raftStatus},
@@ -36,44 +37,61 @@ func (m *running) newGateway() *gateway.Gateway {
 
 func (m *running) versions() gateway.Versions {
 	v := gateway.Versions{Server: etcdVersion}
-	if cluster := m.replica.View().Members.ClusterVersion(); cluster.Known() {
+	live := m.live.Load()
+	if live == nil {
+		return v
+	}
+	if cluster := live.View().Members.ClusterVersion(); cluster.Known() {
 		v.Cluster, v.Storage = cluster.String(), cluster.Line().String()
 	}
 	return v
 }
 
 func (m *running) alarms() []string {
+	live := m.live.Load()
+	if live == nil {
+		return nil
+	}
 	var names []string
-	for _, a := range m.replica.View().Alarms {
+	for _, a := range live.View().Alarms {
 		names = append(names, a.Type.String())
 	}
 	return names
 }
 
+func (m *running) hasLeader() bool {
+	live := m.live.Load()
+	return live != nil && live.Status().Leader != 0
+}
+
 func (m *running) learner() bool {
-	self, _ := m.replica.View().Members.Member(m.opened.ID)
+	live := m.live.Load()
+	if live == nil {
+		return false
+	}
+	self, _ := live.View().Members.Member(member.ID(live.Status().Member))
 	return self.Learner
 }
 
 // probe reads one key, as a client would: from this member alone, or with the
 // cluster's word that it is the newest.
 func (m *running) probe(ctx context.Context, serializable bool) error {
-	if !serializable {
-		if err := m.replica.Barrier(ctx); err != nil {
-			return err
-		}
+	if m.live.Load() == nil {
+		return fmt.Errorf("the member is not open yet: %s", m.phase.Load())
 	}
-	for {
-		_, err := m.replica.View().Range(&pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, KeysOnly: true, Limit: 1})
-		if !errors.Is(err, mvcc.ErrCollected) {
-			return err
-		}
-	}
+	_, _, err := m.services.Range(ctx, &pb.RangeRequest{
+		Key: []byte{0}, RangeEnd: []byte{0}, KeysOnly: true, Limit: 1, Serializable: serializable,
+	})
+	return err
 }
 
 // raftStatus is raft's standing in the form that etcd shows it in.
 func (m *running) raftStatus() any {
-	s := m.replica.Status()
+	live := m.live.Load()
+	if live == nil {
+		return nil
+	}
+	s := live.Status()
 	hex := func(id uint64) string { return strconv.FormatUint(id, 16) }
 	return map[string]any{
 		"id": hex(s.Member), "term": s.Term, "commit": s.Commit, "lead": hex(s.Leader),

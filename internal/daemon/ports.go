@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"net"
 
 	"kvd/internal/config"
 	"kvd/internal/listen"
@@ -23,9 +24,13 @@ func (p *ports) close() {
 // listen opens all ports, or takes over those that the service manager has
 // opened. From now on connections wait in the kernel to be served.
 func (m *running) listen(ctx context.Context) (err error) {
-	inherited, err := sd.Inherit()
+	limit, err := listen.ConnectionLimit()
 	if err != nil {
 		return err
+	}
+	inherited, err := sd.Inherit()
+	if err != nil {
+		return &ConfigError{err}
 	}
 	defer inherited.Close()
 	c := m.config
@@ -33,23 +38,30 @@ func (m *running) listen(ctx context.Context) (err error) {
 	if len(c.Listen.ClientHTTP) > 0 {
 		both = listen.GRPC
 	}
+	peers := m.security(c.PeerTLS, listen.HTTP)
+	peers.CheckRemote = !c.PeerTLS.SkipSANCheck
 	for _, r := range []struct {
 		to    *listen.Ports
 		files string
 		role  listen.Role
 	}{
-		{&m.ports.peer, sd.SocketPeer, listen.Role{Option: "listen-peer-urls", URLs: c.Listen.Peer, Options: m.security(c.PeerTLS, listen.HTTP)}},
+		{&m.ports.peer, sd.SocketPeer, listen.Role{Option: "listen-peer-urls", URLs: c.Listen.Peer, Options: peers}},
 		{&m.ports.client, sd.SocketClient, listen.Role{Option: "listen-client-urls", URLs: c.Listen.Client, Options: m.security(c.ClientTLS, both)}},
 		{&m.ports.http, "", listen.Role{Option: "listen-client-http-urls", URLs: c.Listen.ClientHTTP, Options: m.security(c.ClientTLS, listen.HTTP)}},
 		{&m.ports.metrics, sd.SocketMetrics, listen.Role{Option: "listen-metrics-urls", URLs: c.Listen.Metrics, Options: m.security(c.ClientTLS, listen.HTTP)}},
 	} {
 		r.role.Name = r.files
 		r.role.Configured = c.Given(r.role.Option)
+		r.role.Options.MaxConnections = limit
 		*r.to, err = listen.Open(ctx, r.role, inherited[r.files])
-		if err != nil {
-			m.ports.close()
-			return errors.Join(err)
+		if err == nil {
+			continue
 		}
+		m.ports.close()
+		if errors.Is(err, listen.ErrMismatch) || errors.Is(err, listen.ErrNoCertificate) {
+			return &ConfigError{err}
+		}
+		return err
 	}
 	return nil
 }
@@ -65,4 +77,21 @@ func (m *running) security(c config.Certificates, protocol listen.Protocol) list
 		CipherSuites: m.config.TLS.CipherSuites, MinVersion: m.config.TLS.MinVersion, MaxVersion: m.config.TLS.MaxVersion,
 		Log: m.log,
 	}
+}
+
+func listeners(of listen.Ports) []net.Listener {
+	all := make([]net.Listener, 0, len(of))
+	for _, p := range of {
+		all = append(all, p)
+	}
+	return all
+}
+
+// addresses are the URLs that the ports are at.
+func addresses(of listen.Ports) []string {
+	all := make([]string, 0, len(of))
+	for _, p := range of {
+		all = append(all, p.URL.String())
+	}
+	return all
 }

@@ -5,24 +5,32 @@ import (
 	"log/slog"
 	"time"
 
-	"kvd/internal/replica"
 	"kvd/internal/sd"
 )
+
+// mover is what must move for a member to live; a replica is one.
+type mover interface {
+	// Pulse returns when loop and applier have both taken notice of the call.
+	Pulse(ctx context.Context) error
+}
 
 // pulse tells the service manager that the member lives, as long as its loop
 // and its applier move. A member that hangs is killed and started anew.
 type pulse struct {
-	due     <-chan time.Time
-	ticker  *time.Ticker
-	limit   time.Duration
-	replica *replica.Replica
-	notify  sd.Notifier
-	log     *slog.Logger
-	asking  chan struct{} // holds a token while a beat is under way
+	due    <-chan time.Time // nil: nobody watches
+	ticker *time.Ticker
+	limit  time.Duration // for an answer
+	member mover
+	notify sd.Notifier
+	log    *slog.Logger
+	asking chan struct{} // holds a token while a beat is under way
+	ctx    context.Context
+	cancel context.CancelFunc
 }
 
-func newPulse(rep *replica.Replica, notify sd.Notifier, log *slog.Logger) *pulse {
-	p := &pulse{replica: rep, notify: notify, log: log, asking: make(chan struct{}, 1)}
+func newPulse(member mover, notify sd.Notifier, log *slog.Logger) *pulse {
+	p := &pulse{member: member, notify: notify, log: log, asking: make(chan struct{}, 1)}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
 	interval, err := sd.Watchdog()
 	if err != nil {
 		log.Warn("the service manager's watchdog interval cannot be read; it gets no sign of life", "error", err)
@@ -36,7 +44,7 @@ func newPulse(rep *replica.Replica, notify sd.Notifier, log *slog.Logger) *pulse
 }
 
 // beat asks loop and applier in the background; one question at a time.
-func (p *pulse) beat(ctx context.Context) {
+func (p *pulse) beat() {
 	select {
 	case p.asking <- struct{}{}:
 	default:
@@ -44,10 +52,12 @@ func (p *pulse) beat(ctx context.Context) {
 	}
 	go func() {
 		defer func() { <-p.asking }()
-		ctx, cancel := context.WithTimeout(ctx, p.limit)
+		ctx, cancel := context.WithTimeout(p.ctx, p.limit)
 		defer cancel()
-		if err := p.replica.Pulse(ctx); err != nil {
-			p.log.Warn("the member does not move; the watchdog gets no sign of life", "error", err)
+		if err := p.member.Pulse(ctx); err != nil {
+			if p.ctx.Err() == nil {
+				p.log.Warn("the member does not move; the watchdog gets no sign of life", "error", err)
+			}
 			return
 		}
 		if err := p.notify.Alive(); err != nil {
@@ -61,5 +71,6 @@ func (p *pulse) stop() {
 	if p.ticker != nil {
 		p.ticker.Stop()
 	}
+	p.cancel()
 	p.asking <- struct{}{}
 }

@@ -7,25 +7,32 @@ import (
 	"kvd/internal/config"
 )
 
-// reload applies what may change while the member runs. A configuration with
-// faults changes nothing.
+// reload applies what may change while the member runs: the level of the log.
+// A configuration that could not be started with changes nothing. What needs a
+// restart is named each time until there is one.
 func (m *running) reload(ctx context.Context, again Reread) {
 	if err := m.notify.Reloading(); err != nil {
 		m.log.Warn("could not tell the service manager of the reload", "error", err)
 	}
 	defer func() {
-		if err := m.notify.Ready("serving"); err != nil {
+		if err := m.notify.Ready(m.standing()); err != nil {
 			m.log.Warn("could not tell the service manager that the reload is over", "error", err)
 		}
 	}()
+	if again.Err == nil {
+		again.Err = possible(again.Config)
+	}
 	if again.Err != nil {
-		m.log.LogAttrs(ctx, slog.LevelError, "the configuration was not reloaded: it has faults; the old one stays in force",
+		m.log.LogAttrs(ctx, slog.LevelError, "the configuration was not reloaded, the old one stays in force",
 			message(messageRefused), slog.Any("error", again.Err))
 		return
 	}
-	changed, later := config.Changes(m.config, again.Config)
-	m.in.Log.SetLevel(again.Config.Log.Level)
-	m.config = again.Config
+	_, later := config.Changes(m.config, again.Config)
+	var changed []string
+	if was := m.in.Log.Level(); was != again.Config.Log.Level {
+		m.in.Log.SetLevel(again.Config.Log.Level)
+		changed = append(changed, "log-level")
+	}
 	m.log.LogAttrs(ctx, slog.LevelInfo, "reloaded the configuration", message(messageReloaded), slog.Any("changed", changed))
 	if len(later) > 0 {
 		m.log.Warn("some changes need a restart", "options", later)

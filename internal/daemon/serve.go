@@ -2,20 +2,116 @@ package daemon
 
 import (
 	"context"
+	"log/slog"
 	"net"
+	"net/http"
+	"time"
 
 	"kvd/internal/api"
+	"kvd/internal/config"
 	"kvd/internal/gateway"
 	"kvd/internal/listen"
 )
 
-// serveClients starts the services on every client port.
-func (m *running) serveClients(web *gateway.Gateway) {
-	services := api.New(m.apiOptions(), api.Parts{
+// serve starts everything, waits until the member has joined, and then until
+// ctx ends or something fails.
+func (m *running) serve(ctx context.Context) error {
+	m.crew.start("heap", paceHeap)
+	m.crew.start("replica", m.replica.Run)
+	m.crew.start("watch hub", m.hub.Run)
+	m.servePeers()
+	m.serveClients()
+	c := m.config
+	m.log.Info("now serving peer/client/metrics", "local-member-id", m.opened.ID.String(),
+		"initial-advertise-peer-urls", texts(c.Advertise.Peer), "listen-peer-urls", addresses(m.ports.peer),
+		"advertise-client-urls", texts(c.Advertise.Client), "listen-client-urls", addresses(m.ports.client),
+		"listen-metrics-urls", addresses(m.ports.metrics))
+
+	joined := make(chan error, 1)
+	joining, giveUp := context.WithCancel(ctx)
+	go func() { joined <- m.join(joining) }()
+	waiting := true
+	defer func() {
+		giveUp()
+		if waiting {
+			<-joined
+		}
+	}()
+	watchdog := newPulse(m.replica, m.notify, m.log)
+	defer watchdog.stop()
+	report := newReport(m)
+	look := time.NewTicker(report.interval())
+	defer look.Stop()
+	var reload <-chan Reread // only a member that is ready can become ready again
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-m.crew.failed:
+			return err
+		case err := <-joined:
+			waiting = false
+			if err != nil && ctx.Err() == nil {
+				return err
+			}
+			if err == nil {
+				m.ready(ctx)
+				reload = m.in.Reload
+				report.ready = true
+				look.Reset(report.interval())
+			}
+		case <-look.C:
+			report.look()
+		case <-watchdog.due:
+			watchdog.beat()
+		case again := <-reload:
+			m.reload(ctx, again)
+		}
+	}
+}
+
+// ready tells everybody that the member serves.
+func (m *running) ready(ctx context.Context) {
+	traffic := "grpc+http"
+	if len(m.ports.http) > 0 {
+		traffic = "grpc"
+	}
+	for _, p := range m.ports.client {
+		m.log.LogAttrs(ctx, slog.LevelInfo, "ready to serve client requests", message(messageReady), slog.String("address", p.Addr().String()))
+	}
+	m.sayTraffic(m.ports.client, traffic)
+	m.sayTraffic(m.ports.http, "http")
+	if err := m.notify.Ready(m.standing()); err != nil {
+		m.log.Warn("could not tell the service manager that the member is ready", "error", err)
+	}
+}
+
+// sayTraffic warns of ports that anybody on the way can listen in on.
+func (m *running) sayTraffic(to listen.Ports, traffic string) {
+	for _, p := range to {
+		address := p.Addr().String()
+		switch {
+		case p.Secure():
+			m.log.Info("serving client traffic securely", "traffic", traffic, "address", address)
+		case p.Addr().Network() == "unix":
+			m.log.Info("serving client traffic on a local socket", "traffic", traffic, "address", address)
+		default:
+			m.log.Warn("serving client traffic insecurely; this is strongly discouraged!", "traffic", traffic, "address", address)
+		}
+	}
+}
+
+// newServices makes the services; they are served later.
+func (m *running) newServices() *api.API {
+	return api.New(m.apiOptions(), api.Parts{
 		Member: m.replica, Hub: m.hub, Store: m.opened.Store,
 		Cluster: m.opened.Cluster, ID: m.opened.ID, Log: m.log, Registry: m.registry,
 	})
-	var grpc, http, metrics []net.Listener
+}
+
+// serveClients starts the services on every client port.
+func (m *running) serveClients() {
+	var grpc, http []net.Listener
 	for _, p := range m.ports.client {
 		if len(m.ports.http) > 0 {
 			grpc = append(grpc, p)
@@ -25,15 +121,9 @@ func (m *running) serveClients(web *gateway.Gateway) {
 		m.crew.start("client port "+p.Addr().String(), split.Run)
 		grpc, http = append(grpc, split.GRPC), append(http, split.HTTP)
 	}
-	for _, p := range m.ports.http {
-		http = append(http, p)
-	}
-	m.crew.start("client HTTP", func(ctx context.Context) error { return gateway.Serve(ctx, web.Client(), http...) })
-	for _, p := range m.ports.metrics {
-		metrics = append(metrics, p)
-	}
-	m.crew.start("metrics", func(ctx context.Context) error { return gateway.Serve(ctx, web.Metrics(), metrics...) })
-	m.crew.start("clients", func(ctx context.Context) error { return services.Run(ctx, grpc...) })
+	http = append(http, listeners(m.ports.http)...)
+	m.serveHTTP("client HTTP", m.web.Client(), http)
+	m.crew.start("clients", func(ctx context.Context) error { return m.services.Run(ctx, grpc...) })
 }
 
 func (m *running) apiOptions() api.Options {
@@ -50,14 +140,27 @@ func (m *running) apiOptions() api.Options {
 		KeepAlive:        c.GRPC.KeepAliveInterval,
 		KeepAliveTimeout: c.GRPC.KeepAliveTimeout,
 		Extensive:        c.HTTP.Metrics == "extensive",
+		RefuseOnDefrag:   c.Gates.On(config.StopGRPCServiceOnDefrag),
 	}
 }
 
 // servePeers answers on the peer ports.
-func (m *running) servePeers(web *gateway.Gateway) {
-	var all []net.Listener
-	for _, p := range m.ports.peer {
-		all = append(all, p)
+func (m *running) servePeers() {
+	m.serveHTTP("peers", m.peerMux(m.web), listeners(m.ports.peer))
+}
+
+// serveMetrics answers on the metrics ports, which say how far a start has come.
+func (m *running) serveMetrics() {
+	m.serveHTTP("metrics", m.web.Metrics(), listeners(m.ports.metrics))
+}
+
+func (m *running) serveHTTP(name string, handler http.Handler, on []net.Listener) {
+	if len(on) == 0 {
+		return
 	}
-	m.crew.start("peers", func(ctx context.Context) error { return gateway.Serve(ctx, m.peerMux(web), all...) })
+	prepare := func(server *http.Server) {
+		listen.KeepTLS(server)
+		server.ErrorLog = slog.NewLogLogger(m.log.Handler(), slog.LevelDebug)
+	}
+	m.crew.start(name, func(ctx context.Context) error { return gateway.Serve(ctx, handler, prepare, on...) })
 }

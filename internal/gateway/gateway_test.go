@@ -106,8 +106,11 @@ func TestLivezAndReadyz(t *testing.T) {
 		{member{linearized: failure}, "/readyz/serializable_read", 200, "ok\n"},
 		{member{linearized: failure}, "/readyz/linearizable_read?exclude=linearizable_read", 503, "[-]linearizable_read failed: etcdserver: request timed out\n\n"},
 		{member{alarms: []string{"NOSPACE"}}, "/readyz", 200, "ok\n"},
-		{member{alarms: []string{"CORRUPT"}, learner: true}, "/readyz", 503,
-			"[-]data_corruption failed: alarm activated: CORRUPT\n[+]serializable_read ok\n[+]linearizable_read ok\n[-]non_learner failed: not supported for learner\n\n"},
+		{
+			member{alarms: []string{"CORRUPT"}, learner: true},
+			"/readyz", 503,
+			"[-]data_corruption failed: alarm activated: CORRUPT\n[+]serializable_read ok\n[+]linearizable_read ok\n[-]non_learner failed: not supported for learner\n\n",
+		},
 		{member{}, "/livez/linearizable_read", 404, "404 page not found\n"},
 	} {
 		r := ask(c.member.gateway(Options{}).Client(), "GET", c.target)
@@ -196,7 +199,7 @@ func TestServeEndsWithItsContext(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- Serve(ctx, (&member{}).gateway(Options{}).Client(), l) }()
+	go func() { done <- Serve(ctx, (&member{}).gateway(Options{}).Client(), nil, l) }()
 	r, err := http.Get("http://" + l.Addr().String() + "/health")
 	if err != nil {
 		t.Fatal(err)

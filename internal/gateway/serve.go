@@ -20,13 +20,17 @@ const (
 )
 
 // Serve serves handler on the listeners until ctx ends, and returns when all
-// requests have ended. It closes the listeners.
-func Serve(ctx context.Context, handler http.Handler, listeners ...net.Listener) error {
+// requests have ended. It closes the listeners. Prepare, if not nil, may change
+// the server before it serves: it knows what kind of connections come in.
+func Serve(ctx context.Context, handler http.Handler, prepare func(*http.Server), listeners ...net.Listener) error {
 	server := &http.Server{
 		Handler:           http.MaxBytesHandler(handler, bodyBytes),
 		ReadHeaderTimeout: headerTimeout,
 		MaxHeaderBytes:    headerBytes,
 		IdleTimeout:       idleTimeout,
+	}
+	if prepare != nil {
+		prepare(server)
 	}
 	failed := make(chan error, len(listeners))
 	var serving sync.WaitGroup

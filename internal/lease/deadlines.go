@@ -23,7 +23,7 @@ const (
 // Deadlines is the leader's list of when leases end. It is nobody's but the
 // leader's: a deadline is never in the log. The zero value is empty.
 type Deadlines struct {
-	Retry       time.Duration // until Expired returns a lease again; 0 is 7 s
+	Retry       time.Duration // until what was returned as due is returned again; 0 is 7 s
 	Checkpoints bool          // whether Schedule and Promote plan any
 
 	ends   queue
@@ -86,11 +86,13 @@ func (d *Deadlines) Expired(now time.Time, most int) []ID {
 		if !ok {
 			break
 		}
-		d.ends.set(id, now.Add(cmp.Or(d.Retry, defaultRetry)))
+		d.ends.set(id, now.Add(d.retry()))
 		ids = append(ids, id)
 	}
 	return ids
 }
+
+func (d *Deadlines) retry() time.Duration { return cmp.Or(d.Retry, defaultRetry) }
 
 // Promote sets every lease anew, by the clock of a new leader: nobody knows
 // what the last one had promised, so each gets what it has left at its last
@@ -140,11 +142,14 @@ type Checkpoint struct {
 func (d *Deadlines) Schedule(l Lease, now time.Time) {
 	if d.Checkpoints && seconds(l.Left()) > CheckpointInterval {
 		d.checks.set(l.ID, now.Add(CheckpointInterval))
+		return
 	}
+	d.checks.remove(l.ID)
 }
 
 // DueCheckpoints returns up to most checkpoints to be put in the log. Once
-// applied, the lease is to be scheduled again.
+// applied, the lease is to be scheduled again; until then it is returned again
+// after Retry, as by Expired.
 func (d *Deadlines) DueCheckpoints(v View, now time.Time, most int) []Checkpoint {
 	var checkpoints []Checkpoint
 	for len(checkpoints) < most {
@@ -152,10 +157,10 @@ func (d *Deadlines) DueCheckpoints(v View, now time.Time, most int) []Checkpoint
 		if !ok {
 			break
 		}
-		d.checks.remove(id)
 		l, known := v.Lease(id)
 		at, running := d.ats[id]
 		if !known || !running || !now.Before(at) {
+			d.checks.remove(id)
 			continue
 		}
 		left := int64(math.Ceil(at.Sub(now).Seconds()))
@@ -163,6 +168,7 @@ func (d *Deadlines) DueCheckpoints(v View, now time.Time, most int) []Checkpoint
 			d.Schedule(l, now)
 			continue
 		}
+		d.checks.set(id, now.Add(d.retry()))
 		checkpoints = append(checkpoints, Checkpoint{id, left})
 	}
 	return checkpoints

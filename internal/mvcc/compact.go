@@ -75,6 +75,7 @@ func (k *Keyspace) Sweep(limit int) (more bool, err error) {
 		k.removed++
 		if next.entry.drop(next.record) {
 			k.index.Delete(next.entry)
+			k.points.remove(next.entry)
 			k.shown = nil
 		}
 		k.cache.forget(next.record, next.record.main <= k.stored)
@@ -97,7 +98,7 @@ func (k *Keyspace) hash(limit int) (err error) {
 		return fmt.Errorf("hash for compaction: %w", err)
 	}
 	defer reader.Close()
-	s := sum{index: k.index, rev: h.Revision, compacted: h.Previous, hash: h.Hash}
+	s := sum{index: k.index, points: k.points, rev: h.Revision, compacted: h.Previous, hash: h.Hash}
 	if h.next == (Revision{}) {
 		h.keep = s.keepsAny(true)
 	}

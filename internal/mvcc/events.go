@@ -66,7 +66,7 @@ func (v *View) Previous(e *Event) (kv []byte, ok bool, err error) {
 	}
 	entry := e.entry
 	if entry == nil {
-		if entry, ok = v.index.Get(lookup(e.key)); !ok {
+		if entry = v.points.find([]byte(e.key)); entry == nil {
 			return nil, false, nil
 		}
 	}

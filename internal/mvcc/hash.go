@@ -39,7 +39,7 @@ func (v *View) HashKV(rev int64) (hash uint32, compacted, at int64, err error) {
 		return 0, 0, 0, fmt.Errorf("hash: %w", err)
 	}
 	defer reader.Close()
-	s := sum{index: v.index, rev: rev, compacted: v.compacted, hash: crc32.Checksum([]byte(store.Key), castagnoli)}
+	s := sum{index: v.index, points: v.points, rev: rev, compacted: v.compacted, hash: crc32.Checksum([]byte(store.Key), castagnoli)}
 	s.keep = s.keepsAny(false)
 	reader.Scan(store.Key, nil, Revision{Main: rev + 1}.Append(nil), func(key, value []byte) bool {
 		err = s.add(key, value)
@@ -57,6 +57,7 @@ func (v *View) HashKV(rev int64) (hash uint32, compacted, at int64, err error) {
 // sum is a hash at revision rev in the making.
 type sum struct {
 	index          *btree.BTreeG[*entry]
+	points         *points
 	rev, compacted int64
 	keep           bool // some key is alive at rev
 	hash           uint32
@@ -105,8 +106,8 @@ func (s *sum) counts(row Revision, dead bool, value []byte) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("row %v: %w", row, err)
 	}
-	e, ok := s.index.Get(lookup(string(f.key)))
-	if !ok {
+	e := s.points.find(f.key)
+	if e == nil {
 		return false, nil
 	}
 	r := e.at(rev)

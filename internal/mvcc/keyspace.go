@@ -30,6 +30,7 @@ type Rows func() (store.Reader, error)
 // Keyspace is every key with its past. One goroutine owns it.
 type Keyspace struct {
 	index   *btree.BTreeG[*entry]
+	points  *points
 	shown   *btree.BTreeG[*entry] // copy of index that views share; nil after a change
 	current int64                 // newest main revision
 	// compacted is the revision of the last compaction, -1 before the first.
@@ -63,12 +64,13 @@ type removal struct {
 	at     int64
 }
 
-func newKeyspace(o Options, rows Rows) *Keyspace {
+func newKeyspace(o Options, rows Rows, keys int) *Keyspace {
 	if o.CacheBytes == 0 {
 		o.CacheBytes = defaultCacheBytes
 	}
 	return &Keyspace{
 		index:     btree.NewBTreeGOptions(byKey, btree.Options{Degree: degree, NoLocks: true}),
+		points:    newPoints(keys),
 		current:   1,
 		compacted: -1,
 		swept:     -1,
@@ -96,11 +98,6 @@ func (k *Keyspace) Batch() *store.Batch { return k.batch }
 
 // Use makes b the batch that later changes leave their rows in.
 func (k *Keyspace) Use(b *store.Batch) { k.batch = b }
-
-func (k *Keyspace) entry(key []byte) *entry {
-	e, _ := k.index.Get(lookup(string(key)))
-	return e
-}
 
 // Stored tells that the rows of all revisions up to rev are on disk: their
 // values may leave memory.
@@ -147,6 +144,7 @@ func (k *Keyspace) View() *View {
 	}
 	return &View{
 		index:     k.shown,
+		points:    k.points,
 		revision:  k.current,
 		compacted: k.compacted,
 		tail:      k.tail,

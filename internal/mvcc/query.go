@@ -62,7 +62,7 @@ func (s *session) list(q *Query, rev int64, page *Page) (err error) {
 	if q.Limit > 0 {
 		limit = q.Limit
 	}
-	walk(s.view.index, q.Span, func(e *entry) bool {
+	walk(s.view.index, s.view.points, q.Span, func(e *entry) bool {
 		r := e.at(rev)
 		if r == nil || r.dead {
 			return true
@@ -145,7 +145,7 @@ func (v *View) gather(q *Query, rev int64) (hits []hit, count int64) {
 	if q.CountOnly {
 		limit = 0
 	}
-	walk(v.index, q.Span, func(e *entry) bool {
+	walk(v.index, v.points, q.Span, func(e *entry) bool {
 		if r := e.at(rev); r != nil && !r.dead {
 			if count++; count <= limit {
 				hits = append(hits, hit{e, r})

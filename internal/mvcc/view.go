@@ -15,6 +15,7 @@ import (
 // method notices that and returns ErrCollected: the caller takes a newer view.
 type View struct {
 	index     *btree.BTreeG[*entry]
+	points    *points
 	revision  int64
 	compacted int64
 	tail      []*Group
@@ -68,25 +69,26 @@ func (v *View) overtaken(rev int64) bool {
 func (v *View) Overtaken() bool { return v.overtaken(v.revision) }
 
 // walk visits the keys of span in order until visit returns false.
-func walk(index *btree.BTreeG[*entry], span Span, visit func(*entry) bool) {
-	pivot := lookup(string(span.Key))
+func walk(index *btree.BTreeG[*entry], points *points, span Span, visit func(*entry) bool) {
 	if span.Single() {
-		if e, ok := index.Get(pivot); ok {
+		if e := points.find(span.Key); e != nil {
 			visit(e)
 		}
 		return
 	}
 	end, open := string(span.End), span.Open()
-	index.Ascend(pivot, func(e *entry) bool {
+	index.Ascend(&entry{key: string(span.Key)}, func(e *entry) bool {
 		return (open || e.key < end) && visit(e)
 	})
 }
 
 // Items visits the living keys of span, in order, until visit returns false.
-func (v *View) Items(span Span, visit func(Item) bool) { items(v.index, span, v.revision, visit) }
+func (v *View) Items(span Span, visit func(Item) bool) {
+	items(v.index, v.points, span, v.revision, visit)
+}
 
-func items(index *btree.BTreeG[*entry], span Span, rev int64, visit func(Item) bool) {
-	walk(index, span, func(e *entry) bool {
+func items(index *btree.BTreeG[*entry], points *points, span Span, rev int64, visit func(Item) bool) {
+	walk(index, points, span, func(e *entry) bool {
 		r := e.at(rev)
 		return r == nil || r.dead || visit(Item{r})
 	})
@@ -98,9 +100,6 @@ func (v *View) Wire(i Item) ([]byte, error) {
 	defer s.close()
 	return s.wire(i.record)
 }
-
-// lookup is what the index is searched with.
-func lookup(key string) *entry { return &entry{key: key} }
 
 // session reads values for one call: from memory, else from one moment of the
 // store that is opened when the first is missing.

@@ -56,7 +56,7 @@ func (i Item) Lease() int64 { return i.record.lease }
 
 // Item returns the newest state of key, if it is alive.
 func (w *Write) Item(key []byte) (Item, bool) {
-	e := w.keys.entry(key)
+	e := w.keys.points.find(key)
 	if e == nil {
 		return Item{}, false
 	}
@@ -65,7 +65,9 @@ func (w *Write) Item(key []byte) (Item, bool) {
 }
 
 // Items visits the living keys of span, in order, until visit returns false.
-func (w *Write) Items(span Span, visit func(Item) bool) { items(w.keys.index, span, w.main, visit) }
+func (w *Write) Items(span Span, visit func(Item) bool) {
+	items(w.keys.index, w.keys.points, span, w.main, visit)
+}
 
 // Wire returns the serialized KeyValue of an item, read-only.
 func (w *Write) Wire(i Item) ([]byte, error) {
@@ -82,11 +84,10 @@ func (w *Write) Compacted() int64 { return w.keys.compacted }
 // bytes of key and value are copied.
 func (w *Write) Put(key, value []byte, lease int64) (before Item, existed bool) {
 	k := w.keys
-	e := k.entry(key)
-	if e == nil {
+	e := k.points.find(key)
+	known := e != nil
+	if !known {
 		e = &entry{key: string(key)}
-		k.index.Set(e)
-		k.shown = nil
 	}
 	r := &record{main: w.main, sub: int32(w.changes), create: w.main, version: 1, lease: lease}
 	old := e.head.Load()
@@ -96,6 +97,11 @@ func (w *Write) Put(key, value []byte, lease int64) (before Item, existed bool) 
 	}
 	wire := encode(e.key, r.create, r.main, r.version, value, lease)
 	w.push(e, old, r, wire)
+	if !known { // not before it has a record: readers find it from here on
+		k.index.Set(e)
+		k.points.add(e)
+		k.shown = nil
+	}
 	return before, existed
 }
 
@@ -103,7 +109,7 @@ func (w *Write) Put(key, value []byte, lease int64) (before Item, existed bool) 
 // what it was before.
 func (w *Write) Delete(span Span, visit func(key string, before Item)) (deleted int64) {
 	var doomed []*entry
-	walk(w.keys.index, span, func(e *entry) bool {
+	walk(w.keys.index, w.keys.points, span, func(e *entry) bool {
 		if !e.head.Load().dead {
 			doomed = append(doomed, e)
 		}
@@ -161,7 +167,7 @@ func (w *Write) End() (rev int64, events []*Event) {
 func (w *Write) view() *View {
 	k := w.keys
 	return &View{
-		index: k.index, revision: w.Revision(), compacted: k.compacted,
+		index: k.index, points: k.points, revision: w.Revision(), compacted: k.compacted,
 		cache: k.cache, shared: k.shared, rows: k.rows, own: true,
 	}
 }

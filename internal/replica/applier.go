@@ -210,7 +210,7 @@ func (a *applier) execute() (events []*mvcc.Event, err error) {
 			return nil, out.Fatal
 		}
 		end := time.Now()
-		a.r.metrics.apply(in.Request, out.Err == nil, end.Sub(begin))
+		a.r.metrics.apply(in.Request, out.Reply, out.Err, end.Sub(begin))
 		if took := end.Sub(begin); took > a.r.options.SlowApply {
 			a.r.metrics.slowApply.Inc()
 			a.r.log.Warn("apply request took too long", "took", took, "expected-duration", a.r.options.SlowApply,
@@ -265,8 +265,13 @@ func (a *applier) sweep() (err error) {
 		return nil
 	}
 	a.tell() // what is on disk decides how far it goes
+	view, began := a.r.view.Load(), time.Now()
+
 	if a.sweeping, err = a.machine.Sweep(a.r.options.CompactionBatch); err != nil {
 		return fmt.Errorf("remove what was compacted: %w", err)
+	}
+	if to := view.Keys.Compacted(); view.Swept < to && (a.stored >= to || !a.sweeping) { // else it only waits
+		a.r.metrics.swept(began, time.Now(), !a.sweeping)
 	}
 	a.publish()
 	if a.sweeping || len(a.swept) == 0 {

@@ -88,11 +88,17 @@ func (f *flusher) room() bool {
 	return !f.free
 }
 
-func (f *flusher) full() bool {
+func (f *flusher) full() bool { return f.pending() >= f.r.options.PendingBytes }
+
+// pending is the bytes of rows that are not committed.
+func (f *flusher) pending() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.bytes+f.waiting >= f.r.options.PendingBytes
+	return f.bytes + f.waiting
 }
+
+// Pending is the bytes of rows that wait to be committed to the store.
+func (r *Replica) Pending() int { return r.flusher.pending() }
 
 // put takes the rows, if any, that lead to the view.
 func (f *flusher) put(rows *store.Batch, view *state.View) {
@@ -232,14 +238,17 @@ func (f *flusher) commit() error {
 // mark makes a snapshot of the log at the commit that view shows: nothing
 // before it will be needed to start again. The file comes before the record.
 func (f *flusher) mark(view *state.View) error {
-	conf := view.Members.ConfState()
+	began := time.Now()
+	conf, tree := view.Members.ConfState(), view.Members.Tree()
+	encoded := time.Now()
 	err := wal.WriteSnap(f.r.parts.SnapDir, &raftpb.Snapshot{
-		Data:     view.Members.Tree(),
+		Data:     tree,
 		Metadata: &raftpb.SnapshotMetadata{ConfState: conf, Index: &view.Applied, Term: &view.Term},
 	})
 	if err != nil {
 		return fmt.Errorf("snapshot at entry %d: %w", view.Applied, err)
 	}
+	f.r.metrics.snapshot(began, encoded, time.Now())
 	err = f.r.appender.ask(func(l *wal.Log) error {
 		return l.MarkSnapshot(wal.Snapshot{Index: view.Applied, Term: view.Term, ConfState: conf})
 	})
@@ -306,7 +315,11 @@ func (r *Replica) Defragment(ctx context.Context) error {
 		defer cancel()
 		defer context.AfterFunc(stopping, cancel)()
 		r.flusher.defragmenting.Store(true)
-		defer r.flusher.defragmenting.Store(false)
+		r.metrics.defragmenting.Set(1)
+		defer func() {
+			r.flusher.defragmenting.Store(false)
+			r.metrics.defragmenting.Set(0)
+		}()
 		return r.parts.Store.Defragment(ctx)
 	})
 }

@@ -54,6 +54,7 @@ type renewals struct {
 	revokes   [][]byte        // entries to propose
 	revoking  map[lease.ID]bool
 	ending    map[lease.ID][]reply[int64] // renewals of leases that are over
+	resets    map[lease.ID][]reply[int64] // and those that wait for a checkpoint to be taken back
 	parked    []parked
 }
 
@@ -68,8 +69,8 @@ type parked struct {
 
 func newRenewals(l *loop) renewals {
 	return renewals{
-		loop: l, deadlines: lease.Deadlines{Retry: l.r.options.requestTimeout()},
-		revoking: map[lease.ID]bool{}, ending: map[lease.ID][]reply[int64]{},
+		loop: l, deadlines: lease.Deadlines{Retry: l.r.options.requestTimeout(), Checkpoints: l.r.options.LeaseCheckpoints},
+		revoking: map[lease.ID]bool{}, ending: map[lease.ID][]reply[int64]{}, resets: map[lease.ID][]reply[int64]{},
 	}
 }
 
@@ -89,6 +90,10 @@ func (rn *renewals) renew(id lease.ID, answer reply[int64]) {
 	}
 	if at, ok := rn.deadlines.Deadline(id); ok && !at.After(l.now) {
 		rn.ending[id] = append(rn.ending[id], answer)
+		return
+	}
+	if rn.deadlines.Checkpoints && found.Remaining > 0 {
+		rn.reset(id, answer)
 		return
 	}
 	rn.deadlines.Set(id, l.now.Add(seconds(found.Left())))
@@ -170,9 +175,14 @@ func (rn *renewals) note(changes []state.LeaseChange) {
 			rn.release(id, lease.ErrNotFound)
 			continue
 		}
-		if _, known := rn.deadlines.Deadline(id); !known && rn.loop.led != 0 {
-			rn.deadlines.Set(id, time.Now().Add(seconds(c.Lease.Left())))
+		if rn.loop.led == 0 {
+			continue
 		}
+		now := time.Now()
+		if _, known := rn.deadlines.Deadline(id); !known {
+			rn.deadlines.Set(id, now.Add(seconds(c.Lease.Left())))
+		}
+		rn.deadlines.Schedule(c.Lease, now)
 	}
 }
 
@@ -203,6 +213,11 @@ func (rn *renewals) fail(err error) {
 	for id := range rn.ending {
 		rn.release(id, err)
 	}
+	for id := range rn.resets {
+		for _, answer := range rn.takeResets(id) {
+			answer(0, err)
+		}
+	}
 	was := rn.parked
 	rn.parked = nil
 	for _, p := range was {
@@ -223,10 +238,21 @@ func (rn *renewals) tick() {
 			p.fail(ErrTimeoutApply)
 		}
 	}
-	if l.led == 0 || l.now.Before(rn.scan) || l.r.behind() {
+	if l.led == 0 || l.now.Before(rn.scan) {
 		return
 	}
 	rn.scan = l.now.Add(expiryInterval)
+	if !l.r.behind(&state.Request{LeaseRevoke: &pb.LeaseRevokeRequest{}}) {
+		rn.revoke()
+	}
+	if !l.r.behind(nil) {
+		rn.checkpoint()
+	}
+}
+
+// revoke proposes the end of leases that are over.
+func (rn *renewals) revoke() {
+	l := rn.loop
 	for _, id := range rn.deadlines.Expired(l.now, expiryBatch) {
 		request := &state.Request{
 			Header:      &pb.RequestHeader{ID: l.r.ids.next()},

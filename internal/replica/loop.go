@@ -41,6 +41,8 @@ type loop struct {
 	led       uint64          // term in which this member leads and has applied an entry; 0: none
 	reads     reads
 	renewals  renewals
+	errands   errands
+	compactor *compactor // nil: clients compact
 	handover  handover
 	kept      uint64 // log entries up to here are out of memory
 }
@@ -49,8 +51,10 @@ func newLoop(r *Replica, core *Core) *loop {
 	l := &loop{r: r, core: core, done: make(chan struct{}), campaign: core.commit}
 	l.reads = reads{loop: l}
 	l.renewals = newRenewals(l)
+	l.errands = errands{loop: l}
 	l.waits.Store(true)
 	l.setTime(time.Now())
+	l.compactor = newCompactor(r.options.Retention, l.now)
 	return l
 }
 
@@ -124,7 +128,7 @@ func (l *loop) round() error {
 		return err
 	}
 	l.propose()
-	l.waits.Store(l.held || l.led == 0 || len(l.reads.behind) > 0 || len(l.renewals.parked) > 0)
+	l.waits.Store(l.held || l.led == 0 || len(l.reads.behind) > 0 || len(l.renewals.parked) > 0 || len(l.errands.out) > 0)
 	if l.waits.Load() {
 		l.caughtUp()
 		if l.held {
@@ -139,6 +143,7 @@ func (l *loop) caughtUp() {
 	applied := l.r.applied.Load()
 	l.reads.release(applied)
 	l.renewals.caughtUp(applied)
+	l.errands.look()
 }
 
 // tick is one heartbeat interval gone by.
@@ -152,8 +157,10 @@ func (l *loop) tick() {
 		l.r.metrics.failed.Inc()
 		o.w.done <- answer{err: err}
 	}
+	l.errands.look() // before others are sent
 	l.reads.tick()
 	l.renewals.tick()
+	l.compactKeys()
 	l.handover.tick(l.now)
 	l.elect()
 }

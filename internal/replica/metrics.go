@@ -1,10 +1,14 @@
 package replica
 
 import (
+	"context"
+	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"kvd/internal/mvcc"
 	"kvd/internal/state"
 	"kvd/internal/store"
 )
@@ -27,8 +31,24 @@ type Metrics struct {
 	commit                  prometheus.Observer
 	rebalance, spill, write prometheus.Observer
 	defragment              prometheus.Observer
+	defragmenting           prometheus.Gauge
 	applies                 [operations][2]prometheus.Observer // by success
 	appliesVec              *prometheus.HistogramVec
+	requests                [operations][2]atomic.Pointer[prometheus.Observer] // the same
+	requestsVec             *prometheus.HistogramVec
+	leaseTTL                prometheus.Observer
+
+	snapEncode, snapSync, snapTotal    prometheus.Observer
+	sweepPiece, sweepHeld, sweepsTotal prometheus.Observer
+	sweepLast                          prometheus.Gauge
+	sweep                              sweep
+}
+
+// sweep is the removal of what a compaction has left, while it goes on. The
+// applier owns it.
+type sweep struct {
+	began time.Time // zero: none goes on
+	held  time.Duration
 }
 
 // NewMetrics makes the metrics and registers them; nil registers them nowhere.
@@ -63,9 +83,40 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 			Help:    "The latency distributions of v2 apply called by backend.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 20),
 		}, []string{"version", "op", "success"}),
+		requestsVec:   RequestDurations(registry),
+		leaseTTL:      make.histogram("etcd_debugging_lease_ttl_total", "Bucketed histogram of lease TTLs.", 1, 24),
+		defragmenting: make.gauge("etcd_disk_defrag_inflight", "Whether or not defrag is active on the member. 1 means active, 0 means not."),
+
+		snapEncode: make.histogram("etcd_debugging_snap_save_marshalling_duration_seconds", "The marshalling cost distributions of save called by snapshot.", 0.001, 14),
+		snapSync:   make.histogram("etcd_snap_fsync_duration_seconds", "The latency distributions of fsync called by snap.", 0.001, 14),
+		snapTotal:  make.histogram("etcd_debugging_snap_save_total_duration_seconds", "The total latency distributions of save called by snapshot.", 0.001, 14),
+
+		sweepPiece:  make.histogram("etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds", "Bucketed histogram of db compaction pause duration.", 1, 13),
+		sweepHeld:   make.histogram("etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds", "Bucketed histogram of index compaction pause duration.", 0.5, 14),
+		sweepsTotal: make.histogram("etcd_debugging_mvcc_db_compaction_total_duration_milliseconds", "Bucketed histogram of db compaction total duration.", 100, 14),
+		sweepLast:   make.gauge("etcd_debugging_mvcc_db_compaction_last", "The unix time of the last db compaction. Resets to 0 on start."),
 	}
 	registry.MustRegister(m.appliesVec)
 	return m
+}
+
+// RequestDurations is the family of etcd_server_request_duration_seconds, which
+// is registered by whoever comes first: the replica measures what is proposed,
+// the services what is only read.
+func RequestDurations(registry prometheus.Registerer) *prometheus.HistogramVec {
+	vec := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "etcd_server_request_duration_seconds",
+		Help:    "Response latency distribution in seconds for each type.",
+		Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
+	}, []string{"type", "success"})
+	var known prometheus.AlreadyRegisteredError
+	switch err := registry.Register(vec); {
+	case errors.As(err, &known):
+		return known.ExistingCollector.(*prometheus.HistogramVec)
+	case err != nil:
+		panic(err) // a family of this name that is another
+	}
+	return vec
 }
 
 type maker struct{ registry prometheus.Registerer }
@@ -124,21 +175,86 @@ func number(b bool) float64 {
 
 // apply counts an applied command. The applier alone calls it. Only what has
 // happened is shown, so observers are made when first needed.
-func (m *Metrics) apply(r *state.Request, success bool, took time.Duration) {
+func (m *Metrics) apply(r *state.Request, reply any, err error, took time.Duration) {
 	if r == nil {
 		return
 	}
-	op := operationOf(r)
-	slot := &m.applies[op][0]
-	label := "false"
-	if success {
-		slot, label = &m.applies[op][1], "true"
+	op, at := operationOf(r), 0
+	if err == nil || errors.Is(err, mvcc.ErrCompacted) { // the latter as in etcd
+		at = 1
 	}
+	slot := &m.applies[op][at]
 	if *slot == nil {
-		*slot = m.appliesVec.WithLabelValues("v3", operationNames[op], label)
+		*slot = m.appliesVec.WithLabelValues("v3", operationNames[op], successNames[at])
 	}
 	(*slot).Observe(took.Seconds())
+	if granted, ok := reply.(*state.GrantReply); ok {
+		m.leaseTTL.Observe(float64(granted.TTL))
+	}
 }
+
+var successNames = [2]string{"false", "true"}
+
+// request counts a proposal. One that was refused when it was applied has
+// succeeded, as in etcd: its way there is what is measured.
+func (m *Metrics) request(r *state.Request, err error, took time.Duration) {
+	op, at := operationOf(r), 1
+	if err != nil && unanswered(err) {
+		at = 0
+	}
+	slot := &m.requests[op][at]
+	observer := slot.Load()
+	if observer == nil {
+		made := m.requestsVec.WithLabelValues(operationNames[op], successNames[at])
+		observer = &made
+		slot.Store(observer)
+	}
+	(*observer).Observe(took.Seconds())
+}
+
+// unanswered reports whether a proposal ended for another reason than what the
+// machine said.
+func unanswered(err error) bool {
+	for _, reason := range []error{
+		ErrStopped, ErrTooManyRequests, ErrTooLarge, ErrTimeout, ErrTimeoutLeaderFailed,
+		context.Canceled, context.DeadlineExceeded,
+	} {
+		if errors.Is(err, reason) {
+			return true
+		}
+	}
+	return false
+}
+
+// snapshot counts a snapshot of the log, whose membership was written down
+// between began and encoded. Its file is named for good when it is synced.
+func (m *Metrics) snapshot(began, encoded, saved time.Time) {
+	m.snapEncode.Observe(encoded.Sub(began).Seconds())
+	m.snapSync.Observe(saved.Sub(encoded).Seconds())
+	m.snapTotal.Observe(saved.Sub(began).Seconds())
+}
+
+// swept counts a piece of a removal, and with the last one the whole of it. The
+// applier is held for one piece at a time; the index and the rows' batch are
+// changed together.
+func (m *Metrics) swept(began, ended time.Time, last bool) {
+	s := &m.sweep
+	if s.began.IsZero() {
+		s.began = began
+	}
+	held := ended.Sub(began)
+	s.held += held
+	m.sweepPiece.Observe(milliseconds(held))
+	if !last {
+		return
+	}
+	m.sweepHeld.Observe(milliseconds(s.held))
+	m.sweepsTotal.Observe(milliseconds(ended.Sub(s.began)))
+	m.sweepLast.Set(float64(ended.Unix()))
+	*s = sweep{}
+}
+
+func milliseconds(d time.Duration) float64 { return d.Seconds() * 1000 }
 
 // operation is a command by the name that etcd's metrics have for it.
 type operation int

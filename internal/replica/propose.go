@@ -13,9 +13,13 @@ import (
 	"kvd/internal/state"
 )
 
-// maxBehind is how many entries may be committed and not applied before
-// proposals are refused.
-const maxBehind = 5000
+const (
+	// maxBehind is how many entries may be committed and not applied before
+	// proposals are refused,
+	maxBehind = 5000
+	// and maxBehindFirst before those are that go first.
+	maxBehindFirst = 2 * maxBehind
+)
 
 // Propose puts a command into the log and returns what it came to, once that is
 // durable and View shows it. It sets the ID in the request's header. Raw, if not
@@ -28,28 +32,33 @@ const maxBehind = 5000
 // context.DeadlineExceeded without an end of ctx says that no leader was found
 // in time, so that nothing was proposed.
 func (r *Replica) Propose(ctx context.Context, request *state.Request, raw []byte) (any, error) {
-	if r.behind() {
+	if r.behind(request) {
 		return nil, ErrTooManyRequests
 	}
 	if request.Header == nil {
 		request.Header = &pb.RequestHeader{}
 	}
 	request.Header.ID = r.ids.next()
+	began := time.Now()
 	data, err := state.Encode(request, raw)
 	if err != nil {
 		return nil, err
 	}
+	var reply any
 	if len(data) > r.options.MaxRequestBytes {
-		return nil, ErrTooLarge
+		err = ErrTooLarge
+	} else {
+		p := proposal{id: request.Header.ID, kind: raftpb.EntryNormal, data: data}
+		reply, err = r.propose(ctx, p, request)
 	}
-	p := proposal{id: request.Header.ID, kind: raftpb.EntryNormal, data: data}
-	return r.propose(ctx, p, request)
+	r.metrics.request(request, err, time.Since(began))
+	return reply, err
 }
 
 // Change changes the members of the cluster. The errors are those of Propose
 // and package member's.
 func (r *Replica) Change(ctx context.Context, change member.Change) error {
-	if r.behind() {
+	if r.behind(nil) {
 		return ErrTooManyRequests
 	}
 	id := r.ids.next()
@@ -61,9 +70,15 @@ func (r *Replica) Change(ctx context.Context, change member.Change) error {
 	return err
 }
 
-func (r *Replica) behind() bool {
+// behind reports whether too much is waiting to be applied for the request to
+// be taken.
+func (r *Replica) behind(request *state.Request) bool {
+	most := uint64(maxBehind)
+	if r.options.RevokesFirst && request != nil && request.LeaseRevoke != nil {
+		most = maxBehindFirst
+	}
 	applied := r.applied.Load() // before commit, which runs ahead of it
-	return r.commit.Load() > applied+maxBehind
+	return r.commit.Load() > applied+most
 }
 
 func (r *Replica) propose(ctx context.Context, p proposal, request *state.Request) (any, error) {

@@ -71,6 +71,10 @@ type Options struct {
 
 	CompactionBatch int           // records removed at once; 1000
 	CompactionPause time.Duration // between batches; 10 ms
+	Retention       Retention     // compacted to by the leader; all is kept
+
+	LeaseCheckpoints bool // the leader notes now and then how long a lease has left
+	RevokesFirst     bool // ends of leases are proposed when too much waits for anything else
 
 	SlowApply time.Duration // an entry that takes longer is logged; 100 ms
 }
@@ -102,6 +106,8 @@ func (o *Options) Complete() error {
 		{o.FlushBytes < 0 || o.PendingBytes < o.FlushBytes, "more rows are flushed at once than may wait"},
 		{o.CompactionBatch < 0, "the compaction batch is negative"},
 		{o.CompactionPause < 0, "the compaction pause is negative"},
+		{o.Retention.Window < 0 || o.Retention.Revisions < 0, "the retention is negative"},
+		{o.Retention.Window > 0 && o.Retention.Revisions > 0, "the retention is of a time and of revisions"},
 	} {
 		if f.wrong {
 			faults = append(faults, errors.New(f.text))

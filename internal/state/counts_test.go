@@ -39,6 +39,11 @@ func TestCountsAreEtcds(t *testing.T) {
 	counts("a put that returns what was there", Counts{Ranges: 1, Puts: 1, PutBytes: 2, Txns: 1})
 	c.apply(&Request{Put: &pb.PutRequest{Key: []byte("a"), Value: []byte("x"), Lease: 77}})
 	counts("a put that is refused", Counts{})
+	c.apply(&Request{Put: &pb.PutRequest{Key: []byte("nothing"), IgnoreValue: true}})
+	counts("a put that is refused after a look", Counts{Ranges: 1})
+	previous := &pb.PutRequest{Key: []byte("a"), Value: []byte("x"), PrevKv: true}
+	c.apply(&Request{Txn: &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: previous}}}}})
+	counts("the same in a transaction, which looks twice", Counts{Ranges: 2, Puts: 1, PutBytes: 2, Txns: 1})
 	c.apply(&Request{DeleteRange: &pb.DeleteRangeRequest{Key: []byte("nothing")}})
 	counts("a delete of nothing", Counts{Deletes: 1})
 	c.apply(&Request{Txn: &pb.TxnRequest{Compare: []*pb.Compare{exists}, Success: []*pb.RequestOp{puts}}})
@@ -74,5 +79,5 @@ func TestCountsAreEtcds(t *testing.T) {
 
 	c.apply(&Request{Compaction: &pb.CompactionRequest{Revision: v.Keys.Revision()}})
 	c.flush()
-	counts("a compaction of three versions of a, one of b and one of c", Counts{Removed: 5})
+	counts("a compaction of four versions of a, one of b and one of c", Counts{Removed: 6})
 }

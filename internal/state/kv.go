@@ -65,6 +65,9 @@ func (m *Machine) checkPut(w *mvcc.Write, r *pb.PutRequest) error {
 			return lease.ErrNotFound
 		}
 	}
+	if looks(r) {
+		m.counts.Ranges++
+	}
 	if r.IgnoreValue || r.IgnoreLease {
 		if _, ok := w.Item(r.Key); !ok {
 			return ErrKeyNotFound
@@ -79,7 +82,6 @@ func (m *Machine) runPut(w *mvcc.Write, r *pb.PutRequest) (*PutReply, error) {
 	value, id := r.Value, r.Lease
 	reply := &PutReply{}
 	if looks(r) {
-		m.counts.Ranges++
 		if item, ok := w.Item(r.Key); ok {
 			wire, err := w.Wire(item)
 			if err != nil {

@@ -27,12 +27,7 @@ func (m *Machine) txn(r *pb.TxnRequest, wanted bool) Outcome {
 	began := m.counts.calls()
 	path, err := choose(s, r, nil)
 	if err == nil {
-		_, err = checkOps(s, r, path, func(r *pb.PutRequest) error {
-			if looks(r) {
-				m.counts.Ranges++
-			}
-			return m.checkPut(w, r)
-		})
+		_, err = checkOps(s, r, path, func(r *pb.PutRequest) error { return m.checkPut(w, r) })
 	}
 	m.counts.close(began) // as etcd does, which reads in a transaction of its own
 	if err != nil {
@@ -235,6 +230,9 @@ func (x *execution) run(r *pb.TxnRequest, path []bool) (reply *TxnReply, rest []
 		case *pb.RequestOp_RequestRange:
 			response, err = x.read(o.RequestRange)
 		case *pb.RequestOp_RequestPut:
+			if looks(o.RequestPut) {
+				x.machine.counts.Ranges++ // the check has counted its own look
+			}
 			response, err = x.machine.runPut(x.write, o.RequestPut)
 		case *pb.RequestOp_RequestDeleteRange:
 			response, err = x.machine.runDelete(x.write, o.RequestDeleteRange)

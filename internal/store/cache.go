@@ -8,8 +8,11 @@ import (
 
 // DropCache takes the file's pages out of the process's resident memory, where
 // a start's full read has put all of them. The kernel's page cache keeps what it
-// likes, and pages that are read again come back.
+// likes, and pages that are read again come back. A Resident file keeps them.
 func (f *File) DropCache() error {
+	if f.options.Resident {
+		return nil
+	}
 	m, err := f.moment() // keeps the mapping where it is
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ type Options struct {
 	InitialMmapBytes int           // address space set aside; a commit past it waits for every reader; 10 GiB
 	Timeout          time.Duration // how long Open waits for another process to let go of the file; 3 s
 	ReadOnly         bool          // share the file with other readers; it must exist
+	Resident         bool          // lock the file's pages in memory, so that no read waits for the disk
 
 	// OnCommit, if set, is told after each commit what it took.
 	OnCommit func(CommitTimes)

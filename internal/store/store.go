@@ -48,6 +48,9 @@ var (
 	ErrLocked = errors.New("locked by another process")
 	// ErrReadOnly answers Commit and Defragment on a file opened to be read.
 	ErrReadOnly = errors.New("opened read-only")
+	// ErrMemoryLimit means that a Resident file is too large for what the
+	// process may lock in memory.
+	ErrMemoryLimit = errors.New("the process may not lock so much memory")
 )
 
 // CorruptError says that a file does not hold what was once written to it.

@@ -2,6 +2,7 @@ package watch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -331,7 +332,7 @@ func TestAClosedSinkTakesNoWatcher(t *testing.T) {
 	k.watch(s, Spec{Span: prefix("a")})
 	k.watch(s, Spec{Span: prefix("a"), From: 1})
 	s.Close()
-	if _, err := k.hub.Watch(Spec{Span: prefix("a")}, s, nil); err != ErrClosed {
+	if _, err := k.hub.Watch(Spec{Span: prefix("a")}, s, nil); !errors.Is(err, ErrClosed) {
 		t.Errorf("got %v, want %v", err, ErrClosed)
 	}
 	k.put("a", "x")

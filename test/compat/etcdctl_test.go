@@ -252,8 +252,8 @@ func firstLines(cmd *exec.Cmd, n int) ([]byte, error) {
 	for lines := bufio.NewScanner(pipe); n > 0 && lines.Scan(); n-- {
 		out = append(append(out, lines.Bytes()...), '\n')
 	}
-	cmd.Process.Kill() //nolint:errcheck // it may have ended by itself
-	cmd.Wait()         //nolint:errcheck // killed
+	cmd.Process.Kill() // or it ended by itself
+	cmd.Wait()
 	if n > 0 {
 		return out, fmt.Errorf("%d lines are missing", n)
 	}

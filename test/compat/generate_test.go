@@ -53,7 +53,7 @@ var choices = []choice{
 	{12, func(g *generator) op { return watchProgress(g.IntN(4)) }},
 	{2, func(g *generator) op { return op{method: methodWatch, stream: g.IntN(4), req: &pb.WatchRequest{}} }},
 	{10, (*generator).status},
-	{10, (*generator).alarm},
+	{16, (*generator).alarm},
 	{6, (*generator).upkeep},
 	{10, (*generator).malformed},
 	{3, (*generator).oversize},

@@ -66,8 +66,7 @@ func (g *generator) reads() (ops []*pb.RequestOp) {
 // ops makes up to n operations; most keys differ, so that most pass.
 func (g *generator) ops(n, depth int) (ops []*pb.RequestOp) {
 	if n > 20 && g.one(2) {
-		n, depth = n-1, 0
-		for i := range n - g.IntN(5) {
+		for i := range n - 1 - g.IntN(5) {
 			put := &pb.PutRequest{Key: []byte{'c', '/', byte(i >> 8), byte(i)}, Value: g.value()}
 			ops = append(ops, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: put}})
 		}

@@ -240,10 +240,9 @@ func TestDirectoryOfKvdIsEtcds(t *testing.T) {
 			t.Parallel()
 			o := oracle.Options{DataDir: filepath.Join(t.TempDir(), "data")}
 			m := oracle.Start(t, target(t), o)
-			before := state{}
 			for range 3 {
 				write(t, m)
-				before = stateOf(t, m)
+				before := stateOf(t, m)
 				end(m)
 				m = oracle.Start(t, oracle.Etcd(t), o)
 				compareStates(t, before, stateOf(t, m))

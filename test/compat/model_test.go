@@ -17,6 +17,7 @@ type model struct {
 	streams   map[int]*watching // open watch streams
 	history   []event           // everything that happened, in order
 	behind    bool              // watchers may still be reading history
+	stale     bool              // etcd remembers a hash of revision 0
 }
 
 type alarm struct {
@@ -36,6 +37,7 @@ type watcher struct {
 	key, end []byte // end as requested: empty is one key, "\x00" is no end
 	from     int64  // first revision it delivers
 	start    int64  // as requested
+	live     bool   // read no history
 	put, del bool   // filtered out
 	at       int    // index in history of the next event to consider
 	seen     int    // events that were compared
@@ -101,6 +103,7 @@ func (m *model) learn(o op, a answer) {
 	switch req := o.req.(type) {
 	case *pb.CompactionRequest:
 		m.compacted = req.Revision
+		m.stale = m.stale || req.Revision == 0
 	case *pb.LeaseGrantRequest:
 		m.leases[req.ID] = a.msg.(*pb.LeaseGrantResponse).TTL
 	case *pb.LeaseRevokeRequest:

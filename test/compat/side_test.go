@@ -273,14 +273,18 @@ func (w *watchStream) controlAt(n int) answer {
 // flatten returns the events of a watcher as one list and checks how they were
 // grouped: all events of a revision in one message, revisions rising, and the
 // header neither behind them nor ahead of the store, which is at a revision.
-func (w *watchStream) flatten(id, revision int64) (events []event, fault string) {
+// Only who reads history may find the header ahead of events still to come.
+func (w *watchStream) flatten(id, revision int64, live bool) (events []event, fault string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	last := int64(0)
+	last, header := int64(0), int64(0)
 	for _, resp := range w.events[id] {
 		first := resp.Events[0].Kv.ModRevision
-		if first <= last {
+		switch {
+		case first <= last:
 			fault = "a message begins with a revision that was delivered before"
+		case live && first <= header:
+			fault = "the header of a message covers events of the next"
 		}
 		for _, e := range resp.Events {
 			if e.Kv.ModRevision < last {
@@ -289,10 +293,11 @@ func (w *watchStream) flatten(id, revision int64) (events []event, fault string)
 			last = e.Kv.ModRevision
 			events = append(events, e)
 		}
-		if resp.Header.GetRevision() < last {
+		header = resp.Header.GetRevision()
+		switch {
+		case header < last:
 			fault = "the header is behind the events"
-		}
-		if resp.Header.GetRevision() > revision {
+		case header > revision:
 			fault = "the header is ahead of the store"
 		}
 	}

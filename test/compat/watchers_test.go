@@ -110,7 +110,8 @@ func (s *session) created(o op, known *watching, req *pb.WatchCreateRequest, a *
 	if w.from == 0 {
 		w.from = s.model.revision + 1
 	}
-	s.model.behind = s.model.behind || w.from <= s.model.revision
+	w.live = w.from > s.model.revision
+	s.model.behind = s.model.behind || !w.live
 	w.put = slices.Contains(req.Filters, pb.WatchCreateRequest_NOPUT)
 	w.del = slices.Contains(req.Filters, pb.WatchCreateRequest_NODELETE)
 	known.watchers[a.WatchId] = w
@@ -193,7 +194,7 @@ func (s *session) extendHistory() *difference {
 			all := one.history.events[0]
 			return len(all) > 0 && lastRevision(all[len(all)-1]) >= s.model.revision
 		})
-		events, fault := one.history.flatten(0, s.model.revision)
+		events, fault := one.history.flatten(0, s.model.revision, true)
 		if fault != "" {
 			return &difference{what: what + ": " + one.name + ": " + fault}
 		}
@@ -222,7 +223,7 @@ func (s *session) settleWatcher(stream int, id int64, w *watcher) *difference {
 	for i, one := range s.sides() {
 		ws := one.streams[stream]
 		ws.until(answerWithin, func() bool { return count(ws.events[id]) >= len(due) })
-		events, fault := ws.flatten(id, s.model.revision)
+		events, fault := ws.flatten(id, s.model.revision, w.live)
 		if fault != "" {
 			return &difference{what: what + ": " + one.name + ": " + fault}
 		}

@@ -130,7 +130,7 @@ func lock(cache string) (unlock func(), err error) {
 // running copy of the one before is not disturbed.
 func compile(dir, path, pkg string) error {
 	fresh := path + ".new"
-	cmd := exec.Command("go", "build", "-o", fresh, pkg)
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", fresh, pkg)
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build %s: %w\n%s", pkg, err, out)

@@ -155,7 +155,7 @@ func (l *lane) load(m *oracle.Member) {
 	}
 	if l.IntN(6) == 0 {
 		all.Go(func() { // the kill meets it at work, or not
-			pb.NewMaintenanceClient(m.Dial()).Defragment(context.Background(), &pb.DefragmentRequest{}) //nolint:errcheck // see above
+			pb.NewMaintenanceClient(m.Dial()).Defragment(context.Background(), &pb.DefragmentRequest{})
 		})
 	}
 	time.Sleep(pause / 2)

@@ -250,7 +250,7 @@ func TestTornTailOfTheLogIsRepaired(t *testing.T) {
 		"the file ends":         func(b []byte, at int) []byte { return b[:at] },
 		"the file ends with it": func(b []byte, at int) []byte { return b[:at-at%512] },
 		"one sector is missing": func(b []byte, at int) []byte { at -= at % 512; clear(b[at : at+512]); return b[:at+4096] },
-		"only its first sector": func(b []byte, at int) []byte { at = large(b); clear(b[at-at%512+512:]); return b },
+		"only its first sector": func(b []byte, _ int) []byte { at := large(b); clear(b[at-at%512+512:]); return b },
 	} {
 		t.Run(name, func(t *testing.T) {
 			o, n := filled(t)

@@ -89,7 +89,7 @@ func leave(t *testing.T, m *oracle.Member) {
 	if _, err := pb.NewMaintenanceClient(conn).Snapshot(ctx, &pb.SnapshotRequest{}); err != nil {
 		t.Fatal(err)
 	}
-	socket.(*net.TCPConn).SetLinger(0) //nolint:errcheck // a reset instead of an orderly end, if it can be had
+	socket.(*net.TCPConn).SetLinger(0) // a reset instead of an orderly end
 	socket.Close()
 }
 
@@ -141,8 +141,8 @@ func TestGarbageOnThePortsHarmsNobody(t *testing.T) {
 				t.Fatalf("%s: %v", name, err)
 			}
 			t.Cleanup(func() { conn.Close() })                     // kept open: others must be served meanwhile
-			conn.SetWriteDeadline(time.Now().Add(2 * time.Second)) //nolint:errcheck // the server may have hung up
-			conn.Write(said)                                       //nolint:errcheck // the same
+			conn.SetWriteDeadline(time.Now().Add(2 * time.Second)) // the server may have hung up
+			conn.Write(said)
 		}
 	}
 	for i := range 20 {

@@ -1,0 +1,131 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"time"
+
+	"kvd/internal/bootstrap"
+	"kvd/internal/config"
+	"kvd/internal/mvcc"
+	"kvd/internal/replica"
+	"kvd/internal/state"
+	"kvd/internal/store"
+	"kvd/internal/wal"
+)
+
+// open opens or makes the member in the data directory. It asks for more time
+// as long as that takes: a large database is read whole.
+func (m *running) open(ctx context.Context) error {
+	m.metrics = replica.NewMetrics(m.registry)
+	type result struct {
+		member *bootstrap.Member
+		err    error
+	}
+	done := make(chan result, 1)
+	go func() {
+		hurryHeap()
+		member, err := bootstrap.Open(ctx, m.bootOptions())
+		done <- result{member, err}
+	}()
+	extend := time.NewTicker(extendBy / 3)
+	defer extend.Stop()
+	for {
+		select {
+		case r := <-done:
+			if errors.Is(r.err, bootstrap.ErrCluster) {
+				return &ConfigError{r.err}
+			}
+			if r.err != nil {
+				return r.err
+			}
+			m.opened = r.member
+			return m.admit()
+		case <-extend.C:
+			m.extend()
+		case <-ctx.Done():
+			select {
+			case r := <-done:
+				if r.err == nil {
+					r.err = r.member.Close()
+				}
+				return errors.Join(ctx.Err(), r.err)
+			case <-time.After(openGrace):
+				return ctx.Err() // nothing has been acknowledged, so the process may end anywhere
+			}
+		}
+	}
+}
+
+func (m *running) bootOptions() bootstrap.Options {
+	c := m.config
+	return bootstrap.Options{
+		DataDir:    c.Member.DataDir,
+		WALDir:     c.Member.WALDir,
+		Name:       c.Member.Name,
+		Cluster:    seeds(c.Cluster.Initial),
+		Advertised: texts(c.Advertise.Peer),
+		Token:      c.Cluster.Token,
+		Store: store.Options{
+			NoSync:        c.Unsafe.NoFsync,
+			FreelistArray: c.Store.FreelistType == "array",
+			Resident:      c.Member.MemoryLock,
+			OnCommit:      m.metrics.Committed,
+			OnDefragment:  m.metrics.Defragmented,
+		},
+		Log: wal.Options{NoSync: c.Unsafe.NoFsync, Files: m.in.Files, OnFsync: m.metrics.LogSynced, OnWrite: m.metrics.LogWritten},
+		Machine: state.Options{
+			Keys:        mvcc.Options{CacheBytes: c.Store.ValueCacheBytes},
+			MinLeaseTTL: minLeaseTTL(c.Raft),
+			MaxLearners: c.Cluster.MaxLearners,
+		},
+		DefragmentFrom: int64(c.Store.DefragAtStartMiB) << 20,
+		Logger:         m.log,
+		Progress:       m.progress,
+	}
+}
+
+// admit looks at whose data was opened. A member of a larger cluster would wait
+// for a leader for ever, as this version has nothing to reach the others with.
+func (m *running) admit() error {
+	if n := len(m.opened.Machine.View().Members.Members()); n > 1 {
+		return errors.Join(
+			fmt.Errorf("%s belongs to a cluster of %d members, and this version of kvd runs clusters of one; nothing has been changed in it", m.config.Member.DataDir, n),
+			m.opened.Close(),
+		)
+	}
+	start := "restarting local member"
+	if m.opened.New {
+		start = "starting local member"
+	}
+	m.log.Info(start, "local-member-id", m.opened.ID.String(), "cluster-id", m.opened.Cluster.String(),
+		"name", m.config.Member.Name, "data-dir", m.config.Member.DataDir)
+	return nil
+}
+
+// minLeaseTTL is the least lease that outlives an election, in seconds: one and
+// a half election timeouts, in whole ticks.
+func minLeaseTTL(r config.Raft) int64 {
+	ticks := time.Duration(3 * r.ElectionTicks() / 2)
+	return int64((ticks*r.HeartbeatInterval + time.Second - 1) / time.Second)
+}
+
+func seeds(initial config.InitialCluster) []bootstrap.Seed {
+	var all []bootstrap.Seed
+	for _, name := range slices.Sorted(maps.Keys(initial.Members)) {
+		all = append(all, bootstrap.Seed{Name: name, PeerURLs: texts(initial.Members[name])})
+	}
+	return all
+}
+
+func texts(urls []url.URL) []string {
+	all := make([]string, 0, len(urls))
+	for _, u := range urls {
+		all = append(all, u.String())
+	}
+	return all
+}

@@ -1,0 +1,244 @@
+package docs
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"kvd/test/oracle"
+)
+
+// tested is the line before a block whose commands are run.
+const tested = "<!-- tested -->"
+
+// untilInterrupt ends a command that goes on until it is interrupted: once it
+// has written what the text shows.
+const untilInterrupt = "# until Ctrl-C"
+
+// address is where the README's member serves its clients.
+const address = "127.0.0.1:2379"
+
+// within bounds one command.
+const within = time.Minute
+
+// A session is one block: commands and what they write.
+type session struct {
+	line     int // in the file
+	commands []command
+}
+
+type command struct {
+	line int
+	text string
+	want []string // lines; "..." stands for anything within one
+}
+
+// sessions reads the blocks that are marked.
+func sessions(t *testing.T, path string) (all []session) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(b), "\n")
+	for i := 0; i < len(lines); i++ {
+		if lines[i] != tested {
+			continue
+		}
+		if i++; i == len(lines) || lines[i] != "```sh" {
+			t.Fatalf("%s:%d: no shell block behind the mark", path, i)
+		}
+		s := session{line: i + 1}
+		for i++; i < len(lines) && lines[i] != "```"; i++ {
+			if text, ok := strings.CutPrefix(lines[i], "$ "); ok {
+				s.commands = append(s.commands, command{line: i + 1, text: text})
+				continue
+			}
+			if len(s.commands) == 0 {
+				t.Fatalf("%s:%d: output before the first command", path, i+1)
+			}
+			last := &s.commands[len(s.commands)-1]
+			last.want = append(last.want, lines[i])
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+// matches reports whether a line is as the text shows it. Columns are as wide as
+// their widest value, so spaces count as one.
+func matches(want, got string) bool {
+	squeeze := func(s string) string { return strings.Join(strings.Fields(s), " ") }
+	parts := strings.Split(squeeze(want), "...")
+	for i := range parts {
+		parts[i] = regexp.QuoteMeta(parts[i])
+	}
+	return regexp.MustCompile("^" + strings.Join(parts, ".*") + "$").MatchString(squeeze(got))
+}
+
+// workshop is a directory like a clone in which make build has run.
+func workshop(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range []oracle.Binary{oracle.Kvd(t), oracle.Kvctl(t), oracle.Etcdctl(t)} {
+		path, err := filepath.Abs(b.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(path, filepath.Join(dir, "bin", b.Name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// environment is ours without what would configure the programs, with their
+// directory in front of the path and the member as the one to talk to.
+func environment(dir, member string) []string {
+	env := []string{"PATH=" + filepath.Join(dir, "bin") + ":" + os.Getenv("PATH"), "ETCDCTL_ENDPOINTS=" + member}
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "ETCD") && !strings.HasPrefix(v, "KVD_") && !strings.HasPrefix(v, "KVCTL_") && !strings.HasPrefix(v, "PATH=") {
+			env = append(env, v)
+		}
+	}
+	return env
+}
+
+// run runs a command and compares what it writes with what the text shows.
+func (c command) run(t *testing.T, file, dir, member string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-c", "exec 2>&1; "+strings.ReplaceAll(c.text, address, member))
+	cmd.Dir, cmd.Env = dir, environment(dir, member)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	endless := strings.HasSuffix(c.text, untilInterrupt)
+	var got []string
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		got = append(got, strings.ReplaceAll(lines.Text(), member, address))
+		if endless && len(got) == len(c.want) {
+			if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGINT); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	cmd.Wait() //nolint:errcheck // the text shows what is written, not how it ends
+	if ctx.Err() != nil {
+		t.Fatalf("%s:%d: %s: not ended after %s; it wrote %q", file, c.line, c.text, within, got)
+	}
+	for i := range max(len(got), len(c.want)) {
+		if i >= len(got) || i >= len(c.want) || !matches(c.want[i], got[i]) {
+			t.Fatalf("%s:%d: %s\n--- the text shows\n%s\n--- it writes\n%s", file, c.line, c.text,
+				strings.Join(c.want, "\n"), strings.Join(got, "\n"))
+		}
+	}
+}
+
+// TestCommandsInTheDocumentsDoAsShown runs the marked blocks, in order, against
+// one member for each document.
+func TestCommandsInTheDocumentsDoAsShown(t *testing.T) {
+	for _, name := range []string{"README.md", "docs/operations.md"} {
+		t.Run(name, func(t *testing.T) {
+			all := sessions(t, filepath.Join("../..", name))
+			if len(all) == 0 {
+				t.Fatal("no block is marked as tested")
+			}
+			dir := workshop(t)
+			m := oracle.Start(t, oracle.Kvd(t), oracle.Options{Name: "local"})
+			for _, s := range all {
+				for _, c := range s.commands {
+					c.run(t, name, dir, m.Address())
+				}
+			}
+		})
+	}
+}
+
+// TestMakeRunServes runs the README's first command, on other ports and
+// directories than a person who tries it would use.
+func TestMakeRunServes(t *testing.T) {
+	dir, client, peer := t.TempDir(), oracle.FreeAddress(t), oracle.FreeAddress(t)
+	cmd := exec.CommandContext(t.Context(), "make", "-C", "../..", "run", "BIN="+filepath.Join(dir, "bin"),
+		"RUN_DIR="+filepath.Join(dir, "run"), "CLIENT=http://"+client, "PEER=http://"+peer)
+	cmd.Env = environment(dir, client)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	if err := healthy(t, client, ended); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGINT); err != nil { // as a terminal does
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil && !strings.Contains(out.String(), "stopped") {
+		t.Errorf("Ctrl-C: %v\n%s", err, out.String())
+	}
+	if !strings.Contains(out.String(), "kvctl put greeting hello") {
+		t.Errorf("it does not say how to talk to it:\n%s", out.String())
+	}
+	if _, err := os.Stat(filepath.Join(dir, "run/data/member/wal")); err != nil {
+		t.Error(err)
+	}
+}
+
+// healthy waits until the member answers.
+func healthy(t *testing.T, client string, ended <-chan error) error {
+	t.Helper()
+	deadline := time.After(5 * time.Minute) // the first build
+	for {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		err := health(ctx, client)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		select {
+		case end := <-ended:
+			return fmt.Errorf("make run ended: %w", end)
+		case <-deadline:
+			return fmt.Errorf("no answer: %w", err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func health(ctx context.Context, client string) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+client+"/health", nil)
+	if err != nil {
+		return err
+	}
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("status %d", answer.StatusCode)
+	}
+	return nil
+}
