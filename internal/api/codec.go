@@ -93,7 +93,8 @@ const (
 	// pieceBytes is how much of a long reply is gathered in one buffer.
 	pieceBytes = 32 << 10
 	// aliasBytes is from which size on a value is not copied but sent from
-	// where it lies.
+	// where it lies. Small ones cost more to hand over one by one than to copy:
+	// for 10,000 of 512 B it was 1.3 ms against 0.8.
 	aliasBytes = 16 << 10
 )
 

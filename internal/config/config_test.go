@@ -373,17 +373,17 @@ func TestForeignVariablesAreOnlyWarnedOf(t *testing.T) {
 
 func TestWhatThisVersionCannotDoIsNamed(t *testing.T) {
 	for name, args := range map[string][]string{
-		"initial-cluster":                      {"--initial-cluster=default=http://127.0.0.1:1,b=http://127.0.0.1:2"},
-		"initial-cluster-state":                {"--initial-cluster-state=existing"},
-		"discovery-endpoints":                  {"--discovery-endpoints=a:1", "--discovery-token=t"},
-		"discovery-srv":                        {"--discovery-srv=example.com"},
-		"force-new-cluster":                    {"--force-new-cluster"},
-		"auth-token":                           {"--auth-token=jwt,pub-key=a,sign-method=RS256"},
-		"auto-tls":                             {"--auto-tls"},
-		"peer-auto-tls":                        {"--peer-auto-tls"},
-		"client-crl-file":                      {"--client-crl-file=/f"},
-		"peer-crl-file":                        {"--peer-crl-file=/f"},
-		"enable-distributed-tracing":           {"--enable-distributed-tracing"},
+		"initial-cluster":            {"--initial-cluster=default=http://127.0.0.1:1,b=http://127.0.0.1:2"},
+		"initial-cluster-state":      {"--initial-cluster-state=existing"},
+		"discovery-endpoints":        {"--discovery-endpoints=a:1", "--discovery-token=t"},
+		"discovery-srv":              {"--discovery-srv=example.com"},
+		"force-new-cluster":          {"--force-new-cluster"},
+		"auth-token":                 {"--auth-token=jwt,pub-key=a,sign-method=RS256"},
+		"auto-tls":                   {"--auto-tls"},
+		"peer-auto-tls":              {"--peer-auto-tls"},
+		"client-crl-file":            {"--client-crl-file=/f"},
+		"peer-crl-file":              {"--peer-crl-file=/f"},
+		"enable-distributed-tracing": {"--enable-distributed-tracing"},
 		"listen-client-urls": {
 			"--listen-client-urls=http://127.0.0.1:1,https://127.0.0.1:1",
 			"--advertise-client-urls=http://127.0.0.1:1", "--cert-file=a", "--key-file=b",

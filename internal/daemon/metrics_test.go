@@ -114,6 +114,20 @@ func (o *observed) metrics() map[string]float64 {
 	return all
 }
 
+// await waits until the member shows a value under the name.
+func (o *observed) await(name string) {
+	o.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		if _, shown := o.metrics()[name]; shown {
+			return
+		}
+		if time.Now().After(deadline) {
+			o.t.Fatalf("%s is not shown", name)
+		}
+		time.Sleep(10 * time.Millisecond) // between two looks
+	}
+}
+
 func (o *observed) expect(want map[string]float64) {
 	o.t.Helper()
 	got := o.metrics()
@@ -126,7 +140,7 @@ func (o *observed) expect(want map[string]float64) {
 
 func TestMetricsFollowTheMember(t *testing.T) {
 	dir := t.TempDir()
-	o, stop := observe(t, dir, "--quota-backend-bytes=123456789", "--experimental-initial-corrupt-check=false")
+	o, stop := observe(t, dir, "--quota-backend-bytes=123456789")
 	kv, leases, maintenance := pb.NewKVClient(o.conn), pb.NewLeaseClient(o.conn), pb.NewMaintenanceClient(o.conn)
 	must := func(_ any, err error) {
 		t.Helper()
@@ -137,6 +151,7 @@ func TestMetricsFollowTheMember(t *testing.T) {
 	status, err := maintenance.Status(t.Context(), &pb.StatusRequest{})
 	must(status, err)
 	id := strconv.FormatUint(status.Header.MemberId, 16)
+	o.await(`etcd_server_request_duration_seconds_count{success="true",type="ClusterVersionSet"}`) // the last thing a start does
 	o.expect(map[string]float64{
 		`etcd_server_id{server_id="` + id + `"}`:                                              1,
 		`etcd_network_known_peers{Local="` + id + `",Remote="` + id + `"}`:                    1,

@@ -87,11 +87,16 @@ func listeners(of listen.Ports) []net.Listener {
 	return all
 }
 
-// addresses are the URLs that the ports are at.
+// addresses are the URLs that the ports are at; a port that the kernel chose is
+// named.
 func addresses(of listen.Ports) []string {
 	all := make([]string, 0, len(of))
 	for _, p := range of {
-		all = append(all, p.URL.String())
+		u := p.URL
+		if u.Port() == "0" {
+			u.Host = p.Addr().String()
+		}
+		all = append(all, u.String())
 	}
 	return all
 }

@@ -12,7 +12,7 @@ func TestPointsFindWhatIsThereAndNothingElse(t *testing.T) {
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
 	p, twin := newPoints(0), map[string]*entry{}
-	for range 200_000 {
+	for range 100_000 {
 		key := fmt.Sprint("key/", r.IntN(5000))
 		e := p.find([]byte(key))
 		if e != twin[key] {
@@ -50,7 +50,7 @@ func TestPointsAreReadWhileTheyChange(t *testing.T) {
 		})
 	}
 	var passing []*entry
-	for i := range 50_000 {
+	for i := range 10_000 {
 		e := &entry{key: fmt.Sprint("passes/", i)}
 		p.add(e)
 		if passing = append(passing, e); len(passing) > 1000 {

@@ -35,8 +35,8 @@ type Options struct {
 	// and what comes meanwhile is delivered together: a wake-up and a message
 	// cost far more than an event in it. A lone event is not delayed, nor is
 	// anything with few watchers.
-	Rest    time.Duration // for each sink delivered to; 40 µs
-	MaxRest time.Duration // and no longer than this; 4 ms
+	Rest    time.Duration // for each sink delivered to; 60 µs
+	MaxRest time.Duration // and no longer than this; 6 ms
 }
 
 func (o Options) complete() Options {
@@ -52,10 +52,10 @@ func (o Options) complete() Options {
 	set(&o.MessageBytes, 1<<20)
 	set(&o.Workers, 4)
 	if o.Rest == 0 {
-		o.Rest = 40 * time.Microsecond
+		o.Rest = 60 * time.Microsecond
 	}
 	if o.MaxRest == 0 {
-		o.MaxRest = 4 * time.Millisecond
+		o.MaxRest = 6 * time.Millisecond
 	}
 	return o
 }

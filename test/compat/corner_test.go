@@ -294,15 +294,26 @@ func TestPutThatKeepsWhatTheTxnDeleted(t *testing.T) {
 		{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte("a"), RangeEnd: []byte{0}}}},
 		{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte("k"), IgnoreValue: true}}},
 	}})
-	t.Logf("answer: %v", err)
+	if err != nil {
+		t.Errorf("refused: %v", err)
+	}
+	r, err := keys.Range(context.Background(), &pb.RangeRequest{Key: []byte("k")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Kvs) != 1 || len(r.Kvs[0].Value) != 0 || r.Kvs[0].Version != 1 {
+		t.Errorf("the key is %v, not a new one without a value: there was none to keep", r.Kvs)
+	}
 	survives(t, m)
 }
 
 func TestAlarmWithAnUnknownAction(t *testing.T) {
 	t.Parallel()
 	m := oracle.Start(t, target(t), oracle.Options{})
-	_, err := pb.NewMaintenanceClient(m.Dial()).Alarm(context.Background(), &pb.AlarmRequest{Action: 9})
-	t.Logf("answer: %v", err)
+	resp, err := pb.NewMaintenanceClient(m.Dial()).Alarm(context.Background(), &pb.AlarmRequest{Action: 9})
+	if err != nil || len(resp.Alarms) != 0 {
+		t.Errorf("answer: %v, %v", resp, err)
+	}
 	survives(t, m)
 }
 

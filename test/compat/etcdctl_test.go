@@ -170,8 +170,8 @@ func debiansEtcdctl() (oracle.Binary, error) {
 			return oracle.Binary{Name: "etcdctl-3.4", Path: path}, nil
 		}
 	}
-	return oracle.Binary{}, fmt.Errorf("no etcdctl of etcd 3.4 in %q: on Debian 12, run \"apt-get install etcd-client\", "+
-		"or \"apt-get download etcd-client && dpkg -x etcd-client_*.deb DIR\" and set KVD_TEST_ETCDCTL34=DIR/usr/bin/etcdctl; "+
+	return oracle.Binary{}, fmt.Errorf("no etcdctl of etcd 3.4 in %q: on Debian 12, \"test/etcdctl34 test/.cache/bin/etcdctl-3.4\" "+
+		"takes it out of the package etcd-client; or install that, or name another with KVD_TEST_ETCDCTL34; "+
 		"KVD_TEST_SKIP_DEBIAN=1 skips this test", places)
 }
 

@@ -44,9 +44,19 @@ func Launch(t testing.TB, bin Binary, o Options) *Member {
 	}
 	defer out.Close()
 	m.cmd = exec.Command(bin.Path, o.flags()...)
+	if len(o.Sockets) > 0 { // they are addressed to a process by its id, which is the shell's here
+		m.cmd = exec.Command("/bin/sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`, bin.Path}, o.flags()...)...)
+	}
 	m.cmd.Stdout, m.cmd.Stderr = out, out
 	m.cmd.Dir = filepath.Dir(m.log) // nothing may land in the tree
 	m.cmd.Env = append(environment(), o.Env...)
+	var names []string
+	for _, s := range o.Sockets {
+		m.cmd.ExtraFiles, names = append(m.cmd.ExtraFiles, s.File), append(names, s.Name)
+	}
+	if len(names) > 0 {
+		m.cmd.Env = append(m.cmd.Env, fmt.Sprintf("LISTEN_FDS=%d", len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
+	}
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := m.cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", bin.Name, err)

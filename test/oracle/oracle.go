@@ -31,6 +31,15 @@ type Options struct {
 	Token     string   // kvd-test; the cluster token
 	Args      []string // more flags, after the ones above
 	Env       []string // more variables, NAME=value
+
+	// Sockets are handed down as systemd does, under these names.
+	Sockets []Socket
+}
+
+// A Socket is a listener that a server inherits.
+type Socket struct {
+	Name string
+	File *os.File
 }
 
 // complete fills in what the caller left to us.

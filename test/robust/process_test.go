@@ -228,3 +228,57 @@ func hear(t *testing.T, socket *net.UnixConn, line string) {
 		}
 	}
 }
+
+// Listeners that systemd hands down are served in place of those that the
+// options would open.
+func TestInheritedListenersAreServed(t *testing.T) {
+	t.Parallel()
+	client, clientURL := inherited(t, "client")
+	metrics, metricsURL := inherited(t, "metrics")
+	m := oracle.Start(t, oracle.Kvd(t), oracle.Options{
+		ClientURL: clientURL, Args: append([]string{"--listen-metrics-urls", metricsURL}, quick...),
+		Sockets: []oracle.Socket{client, metrics},
+	})
+	if _, err := pb.NewKVClient(m.Dial()).Put(context.Background(), &pb.PutRequest{Key: []byte("a")}); err != nil {
+		t.Error(err)
+	}
+	m.ClientURL = metricsURL
+	if status, body, err := m.Get(context.Background(), "/metrics"); err != nil || !strings.Contains(body, "etcd_server_has_leader 1") {
+		t.Errorf("metrics: %d, %v", status, err)
+	}
+	m.Stop()
+}
+
+// A socket that fits no option is a mistake in a unit, and named.
+func TestInheritedListenerThatFitsNothingIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"client", "clyent"} {
+		odd, url := inherited(t, name)
+		m := oracle.Launch(t, oracle.Kvd(t), oracle.Options{Args: quick, Sockets: []oracle.Socket{odd}})
+		exit, err := m.Wait(answerIn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := m.Log()
+		if exit.Success() || !strings.Contains(told, name) || name == "client" && !strings.Contains(told, strings.TrimPrefix(url, "http://")) {
+			t.Errorf("%s: ended with %s, saying:\n%s", name, exit, lastLines(told, 3))
+		}
+		noTrace(t, m)
+	}
+}
+
+// inherited is a listener to hand down, and its URL.
+func inherited(t *testing.T, name string) (s oracle.Socket, url string) {
+	t.Helper()
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	f, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return oracle.Socket{Name: name, File: f}, "http://" + l.Addr().String()
+}
