@@ -76,7 +76,7 @@ func TestAStartIsLoggedInEtcdsWords(t *testing.T) {
 }
 
 func TestHTTPIsServedAsConfigured(t *testing.T) {
-	d := start(t, flags(t.TempDir(), "--host-whitelist=127.0.0.1", "--cors=http://page.example")...)
+	d := start(t, flags(t.TempDir(), "--host-whitelist=127.0.0.1", "--cors=http://page.example:8080")...)
 	base := "http://" + d.client(t)
 	for path, want := range map[string]int{
 		"/version": 200, "/health": 200, "/livez": 200, "/readyz": 200, "/metrics": 200, "/kvd/version": 200,
@@ -89,8 +89,8 @@ func TestHTTPIsServedAsConfigured(t *testing.T) {
 	if got, _, _ := ask(t, base+"/version", func(r *http.Request) { r.Host = "evil.example" }); got != http.StatusMisdirectedRequest {
 		t.Errorf("another host: %d", got)
 	}
-	_, head, _ := ask(t, base+"/version", func(r *http.Request) { r.Header.Set("Origin", "http://page.example") })
-	if got := head.Get("Access-Control-Allow-Origin"); got != "http://page.example" {
+	_, head, _ := ask(t, base+"/version", func(r *http.Request) { r.Header.Set("Origin", "http://page.example:8080") })
+	if got := head.Get("Access-Control-Allow-Origin"); got != "http://page.example:8080" {
 		t.Errorf("the page may not read: %q", got)
 	}
 	_, _, body := ask(t, base+"/version")
@@ -223,7 +223,7 @@ func TestAReloadTakesOverTheLevelAndNamesTheRest(t *testing.T) {
 	}
 	for i, again := range []Reread{
 		{Err: errors.New("line 3: no such option")},
-		{Config: configured(t, flags(dir, "--log-level=error", "--memory-mlock")...)},
+		{Config: configured(t, flags(dir, "--log-level=error", "--initial-cluster-state=existing")...)},
 	} {
 		d.reload <- again
 		d.log.wait(t, "the configuration was not reloaded, the old one stays in force", i)
@@ -328,7 +328,7 @@ func TestWhatCannotBeHonouredIsAConfigurationError(t *testing.T) {
 		args []string
 		part string
 	}{
-		{[]string{"--memory-mlock", "--initial-cluster-state=existing"}, "memory-mlock"},
+		{[]string{"--initial-cluster-state=existing"}, "initial-cluster-state"},
 		{[]string{"--initial-cluster=n1=http://127.0.0.1:3"}, "--initial-cluster has n1=http://127.0.0.1:3 but missing from"},
 		{[]string{"--initial-cluster=n2=http://127.0.0.1:2"}, `couldn't find local name "n1"`},
 	} {

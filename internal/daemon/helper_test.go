@@ -333,3 +333,10 @@ func waitFor(t testing.TB, is func() bool) {
 		}
 	}
 }
+
+func read(t testing.TB, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	must(t, err)
+	return string(b)
+}

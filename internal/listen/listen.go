@@ -49,6 +49,7 @@ type Options struct {
 	KeyFile          string
 	TrustedCAFile    string // set: clients must show a certificate signed by it
 	ClientCertAuth   bool   // the same; without TrustedCAFile, by the system's roots
+	CRLFile          string // serial numbers of certificates that are refused; read for every connection
 	AllowedCNs       []string
 	AllowedHostnames []string
 	CheckRemote      bool          // the certificate must name the address it comes from

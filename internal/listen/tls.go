@@ -35,6 +35,7 @@ type end struct {
 	timeout time.Duration
 	slots   int
 	remote  bool
+	crl     string
 }
 
 // newEnd loads the certificates of a role, so that a missing or broken file
@@ -50,7 +51,7 @@ func newEnd(role Role) (*end, error) {
 		return nil, err
 	}
 	e := &end{
-		config: config, log: o.Log, role: cmp.Or(role.Name, role.Option), remote: o.CheckRemote,
+		config: config, log: o.Log, role: cmp.Or(role.Name, role.Option), remote: o.CheckRemote, crl: o.CRLFile,
 		timeout: o.HandshakeTimeout, slots: o.MaxHandshakes,
 	}
 	if e.log == nil {
@@ -61,6 +62,11 @@ func newEnd(role Role) (*end, error) {
 	}
 	if e.slots <= 0 {
 		e.slots = defaultMaxHandshakes
+	}
+	if e.crl != "" {
+		if err := checkRevoked(e.crl, nil); err != nil {
+			e.log.Warn("certificates are refused on the "+e.role+" endpoint until the list of revoked ones can be read", "error", err)
+		}
 	}
 	return e, nil
 }
@@ -215,7 +221,15 @@ func (s *shaking) handshake(conn *tls.Conn) error {
 		return err
 	}
 	certs := conn.ConnectionState().PeerCertificates
-	if !s.end.remote || len(certs) == 0 {
+	if len(certs) == 0 {
+		return nil
+	}
+	if s.end.crl != "" {
+		if err := checkRevoked(s.end.crl, certs); err != nil {
+			return err
+		}
+	}
+	if !s.end.remote {
 		return nil
 	}
 	return checkRemote(ctx, certs[0], conn.RemoteAddr())
