@@ -379,10 +379,6 @@ func TestWhatThisVersionCannotDoIsNamed(t *testing.T) {
 		"discovery-srv":              {"--discovery-srv=example.com"},
 		"force-new-cluster":          {"--force-new-cluster"},
 		"auth-token":                 {"--auth-token=jwt,pub-key=a,sign-method=RS256"},
-		"auto-tls":                   {"--auto-tls"},
-		"peer-auto-tls":              {"--peer-auto-tls"},
-		"client-crl-file":            {"--client-crl-file=/f"},
-		"peer-crl-file":              {"--peer-crl-file=/f"},
 		"enable-distributed-tracing": {"--enable-distributed-tracing"},
 		"listen-client-urls": {
 			"--listen-client-urls=http://127.0.0.1:1,https://127.0.0.1:1",

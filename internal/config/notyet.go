@@ -38,22 +38,6 @@ func missingParts() []missing {
 			"this version makes simple tokens only",
 		},
 		{
-			"auto-tls", func(c *Config) bool { return c.ClientTLS.Auto },
-			"this version does not make certificates",
-		},
-		{
-			"peer-auto-tls", func(c *Config) bool { return c.PeerTLS.Auto },
-			"this version does not make certificates",
-		},
-		{
-			"client-crl-file", func(c *Config) bool { return c.ClientTLS.CRLFile != "" },
-			"this version does not check for revoked certificates",
-		},
-		{
-			"peer-crl-file", func(c *Config) bool { return c.PeerTLS.CRLFile != "" },
-			"this version does not check for revoked certificates",
-		},
-		{
 			"enable-distributed-tracing", func(c *Config) bool { return c.Tracing.Enabled },
 			"this version sends no spans",
 		},

@@ -38,7 +38,11 @@ func (m *running) listen(ctx context.Context) (err error) {
 	if len(c.Listen.ClientHTTP) > 0 {
 		both = listen.GRPC
 	}
-	peers := m.security(c.PeerTLS, listen.HTTP)
+	client, peer, err := m.certificates()
+	if err != nil {
+		return err
+	}
+	peers := m.security(peer, listen.HTTP)
 	peers.CheckRemote = !c.PeerTLS.SkipSANCheck
 	for _, r := range []struct {
 		to    *listen.Ports
@@ -46,9 +50,9 @@ func (m *running) listen(ctx context.Context) (err error) {
 		role  listen.Role
 	}{
 		{&m.ports.peer, sd.SocketPeer, listen.Role{Option: "listen-peer-urls", URLs: c.Listen.Peer, Options: peers}},
-		{&m.ports.client, sd.SocketClient, listen.Role{Option: "listen-client-urls", URLs: c.Listen.Client, Options: m.security(c.ClientTLS, both)}},
-		{&m.ports.http, "", listen.Role{Option: "listen-client-http-urls", URLs: c.Listen.ClientHTTP, Options: m.security(c.ClientTLS, listen.HTTP)}},
-		{&m.ports.metrics, sd.SocketMetrics, listen.Role{Option: "listen-metrics-urls", URLs: c.Listen.Metrics, Options: m.security(c.ClientTLS, listen.HTTP)}},
+		{&m.ports.client, sd.SocketClient, listen.Role{Option: "listen-client-urls", URLs: c.Listen.Client, Options: m.security(client, both)}},
+		{&m.ports.http, "", listen.Role{Option: "listen-client-http-urls", URLs: c.Listen.ClientHTTP, Options: m.security(client, listen.HTTP)}},
+		{&m.ports.metrics, sd.SocketMetrics, listen.Role{Option: "listen-metrics-urls", URLs: c.Listen.Metrics, Options: m.security(client, listen.HTTP)}},
 	} {
 		r.role.Name = r.files
 		r.role.Configured = c.Given(r.role.Option)
@@ -73,7 +77,7 @@ func (m *running) security(c config.Certificates, protocol listen.Protocol) list
 		Protocol:  protocol,
 		ReusePort: l.ReusePort, ReuseAddress: l.ReuseAddress,
 		CertFile: c.CertFile, KeyFile: c.KeyFile, TrustedCAFile: c.TrustedCAFile,
-		ClientCertAuth: c.ClientCertAuth, AllowedCNs: c.AllowedCNs, AllowedHostnames: c.AllowedHostnames,
+		ClientCertAuth: c.ClientCertAuth, CRLFile: c.CRLFile, AllowedCNs: c.AllowedCNs, AllowedHostnames: c.AllowedHostnames,
 		CipherSuites: m.config.TLS.CipherSuites, MinVersion: m.config.TLS.MinVersion, MaxVersion: m.config.TLS.MaxVersion,
 		Log: m.log,
 	}

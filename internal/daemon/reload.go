@@ -28,11 +28,13 @@ func (m *running) reload(ctx context.Context, again Reread) {
 		return
 	}
 	_, later := config.Changes(m.config, again.Config)
-	var changed []string
-	if was := m.in.Log.Level(); was != again.Config.Log.Level {
-		m.in.Log.SetLevel(again.Config.Log.Level)
+	changed := []string{}
+	was, is := m.in.Log.Level(), again.Config.Log.Level
+	if was != is {
 		changed = append(changed, "log-level")
 	}
+	m.in.Log.SetLevel(min(was, is)) // so that the change itself is heard of
+	defer m.in.Log.SetLevel(is)
 	m.log.LogAttrs(ctx, slog.LevelInfo, "reloaded the configuration", message(messageReloaded), slog.Any("changed", changed))
 	if len(later) > 0 {
 		m.log.Warn("some changes need a restart", "options", later)
