@@ -117,6 +117,9 @@ func (o *Options) walDir() string {
 	return o.usualWAL()
 }
 
+// Exists reports whether Open would find a member, and not make one.
+func (o Options) Exists() (bool, error) { return hasLog(o.walDir()) }
+
 // Open locks the data directory and opens its member; an empty directory
 // becomes a new member of the initial cluster. It gives up between two steps
 // when ctx ends.

@@ -10,8 +10,9 @@ type missing struct {
 	reason string
 }
 
-// missingParts is what is still to come. A row goes when its part is there.
-func missingParts() []missing {
+// missingAtBirth is what a new member cannot do yet. One that exists ignores
+// these options. A row goes when its part is there.
+func missingAtBirth() []missing {
 	return []missing{
 		{
 			"initial-cluster", func(c *Config) bool { return len(c.Cluster.Initial.Members) > 1 },
@@ -29,10 +30,12 @@ func missingParts() []missing {
 			"discovery-srv", func(c *Config) bool { return c.Discovery.SRVDomain != "" || c.Discovery.SRVName != "" },
 			"this version cannot discover a cluster",
 		},
-		{
-			"force-new-cluster", func(c *Config) bool { return c.Unsafe.ForceNewCluster },
-			"this version cannot cut a member out of its cluster",
-		},
+	}
+}
+
+// missingParts is what no member can do yet.
+func missingParts() []missing {
+	return []missing{
 		{
 			"auth-token", func(c *Config) bool { return c.Auth.Token != "simple" },
 			"this version makes simple tokens only",
@@ -51,9 +54,15 @@ func missingParts() []missing {
 // NotYet returns what was asked for and this version of kvd cannot do, each
 // with the reason. A daemon must refuse to start on it: an option that is
 // silently ignored is worse than one that is missing.
-func (c *Config) NotYet() []string {
+func (c *Config) NotYet() []string { return c.askedOf(missingParts()) }
+
+// NotYetAtBirth is the same of what is asked of a new member. A member that
+// exists ignores these options, as in etcd.
+func (c *Config) NotYetAtBirth() []string { return c.askedOf(missingAtBirth()) }
+
+func (c *Config) askedOf(parts []missing) []string {
 	var texts []string
-	for _, m := range missingParts() {
+	for _, m := range parts {
 		if m.asked(c) {
 			texts = append(texts, fmt.Sprintf("%s (%s): %s", m.option, c.Origin(m.option), m.reason))
 		}

@@ -93,8 +93,12 @@ func (m *running) bootOptions() bootstrap.Options {
 // for a leader for ever, as this version has nothing to reach the others with.
 func (m *running) admit() error {
 	if n := len(m.opened.Machine.View().Members.Members()); n > 1 {
+		cut := ""
+		if m.config.Unsafe.ForceNewCluster {
+			cut = ", and cannot yet cut a member out of its cluster (force-new-cluster)"
+		}
 		return errors.Join(
-			fmt.Errorf("%s belongs to a cluster of %d members, and this version of kvd runs clusters of one; nothing has been changed in it", m.config.Member.DataDir, n),
+			fmt.Errorf("%s belongs to a cluster of %d members, and this version of kvd runs clusters of one%s; nothing has been changed in it", m.config.Member.DataDir, n, cut),
 			m.opened.Close(),
 		)
 	}

@@ -31,8 +31,9 @@ var variants = []struct {
 // lockstep and compares every answer. KVD_COMPAT_SEED replays the sequence of
 // that seed alone, KVD_COMPAT_OPS sets how many operations are sent in all,
 // KVD_COMPAT_TARGET names the program to judge, KVD_COMPAT_DIFFERENCES how many
-// differences end a sequence, and KVD_COMPAT_SCRIPT how many operations before
-// a difference are shown.
+// differences end a sequence, KVD_COMPAT_SCRIPT how many operations before a
+// difference are shown, and with KVD_COMPAT_SHRINK=1 fewer operations are
+// looked for that make the first difference.
 func TestEveryAnswerIsEtcds(t *testing.T) {
 	judge, judged := oracle.Etcd(t), target(t)
 	if text := os.Getenv("KVD_COMPAT_SEED"); text != "" {
@@ -102,6 +103,10 @@ func runSequence(t *testing.T, judge, judged oracle.Binary, seed uint64, n int) 
 		if d != nil {
 			t.Errorf("seed %d (%s), operation %d: %v\nafter\n%sreplay with KVD_COMPAT_SEED=%d",
 				seed, variant.name, len(ops)-1, d, script(ops, number(t, "KVD_COMPAT_SCRIPT", 12)), seed)
+			if os.Getenv("KVD_COMPAT_SHRINK") == "1" {
+				ops = shrink(t, judge, judged, variant.flags, ops)
+				t.Fatalf("%d operations are enough:\n%s", len(ops), script(ops, len(ops)))
+			}
 			if differences++; differences >= number(t, "KVD_COMPAT_DIFFERENCES", 1) {
 				return
 			}
