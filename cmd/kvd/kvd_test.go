@@ -31,7 +31,7 @@ func contains(t *testing.T, text string, parts ...string) {
 func TestAllFaultsAreListedAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "kvd.toml")
-	must(t, os.WriteFile(file, []byte("[member]\nname = \"n1\"\nheartbeet-interval = \"100ms\"\n"), 0o600))
+	must(t, os.WriteFile(file, []byte("name = \"n1\"\n\nheartbeet-interval = \"100ms\"\n"), 0o600))
 	environ := []string{"KVD_MAX_TXN_OPS=many"}
 	data := filepath.Join(dir, "data")
 	args := []string{"--config-file=" + file, "--data-dir=" + data, "--election-timeout=1ms", "--no-such-flag"}
@@ -188,7 +188,7 @@ func TestTheServiceManagerFollowsALife(t *testing.T) {
 			t.Errorf("not told %q before it was ready, but %q", part, before)
 		}
 	}
-	must(t, os.WriteFile(file, []byte("[logging]\nlog-level = \"debug\"\n"), 0o600))
+	must(t, os.WriteFile(file, []byte("log-level = \"debug\"\n"), 0o600))
 	if status, said := outcome(t, nil, "config", "check", "--config-file="+file); status != 0 {
 		t.Fatalf("the test's own file: %s", said)
 	}

@@ -68,11 +68,30 @@ type sum struct {
 // of a compaction counts the tombstones of its own revision as kept.
 func (s *sum) keepsAny(tombstones bool) (found bool) {
 	s.index.Scan(func(e *entry) bool {
-		r := e.at(s.rev)
-		found = r != nil && (!r.dead || tombstones && r.main == s.rev)
+		r := kept(e, s.rev)
+		found = r != nil && (!r.dead || tombstones)
 		return !found
 	})
 	return found
+}
+
+// kept returns the record of e that etcd counts as kept by a compaction at
+// rev: the newest, and a tombstone only if it is of that very revision. A key
+// that one transaction has deleted and put again counts as deleted.
+func kept(e *entry, rev int64) *record {
+	r := e.at(rev)
+	switch {
+	case r == nil || r.dead && r.main < rev:
+		return nil
+	case r.dead || r.main < rev || r.create < rev:
+		return r
+	}
+	for sub := int64(r.sub) - 1; sub >= 0; sub-- {
+		if before := e.find(Revision{rev, sub}); before != nil && before.dead {
+			return before
+		}
+	}
+	return r
 }
 
 // add feeds one row, if it belongs to the hash.
@@ -98,10 +117,6 @@ func (s *sum) counts(row Revision, dead bool, value []byte) (bool, error) {
 	if row.Main > s.compacted {
 		return true, nil
 	}
-	rev := s.rev
-	if !s.keep {
-		rev = s.compacted
-	}
 	f, err := decode(value)
 	if err != nil {
 		return false, fmt.Errorf("row %v: %w", row, err)
@@ -110,6 +125,9 @@ func (s *sum) counts(row Revision, dead bool, value []byte) (bool, error) {
 	if e == nil {
 		return false, nil
 	}
-	r := e.at(rev)
+	r := kept(e, s.rev)
+	if !s.keep {
+		r = e.at(s.compacted)
+	}
 	return r != nil && !r.dead && r.revision() == row, nil
 }

@@ -96,6 +96,17 @@ func (t *twin) doomed(rev mvcc.Revision) bool {
 	return false
 }
 
+// keeps is the living record of key that etcd counts as kept by a compaction at
+// rev; one that was deleted at rev is not, even if it was put again.
+func (t *twin) keeps(key string, rev int64) (row, bool) {
+	for _, r := range t.rows {
+		if r.key == key && r.main == rev && r.dead {
+			return row{}, false
+		}
+	}
+	return t.at(key, rev)
+}
+
 // hash is the hash at rev; that of a compaction counts the tombstones of its
 // revision as kept.
 func (t *twin) hash(rev int64, compaction bool) uint32 {
@@ -103,7 +114,7 @@ func (t *twin) hash(rev int64, compaction bool) uint32 {
 	hash := crc32.Update(0, table, []byte("key"))
 	any := false
 	for _, key := range t.keys() {
-		_, ok := t.at(key, rev)
+		_, ok := t.keeps(key, rev)
 		any = any || ok
 	}
 	for _, r := range t.rows {
@@ -114,7 +125,7 @@ func (t *twin) hash(rev int64, compaction bool) uint32 {
 			continue
 		}
 		if r.main <= t.compacted && any {
-			if newest, ok := t.at(r.key, rev); !ok || newest != r {
+			if newest, ok := t.keeps(r.key, rev); !ok || newest != r {
 				continue
 			}
 		} else if !t.kept(r) {
