@@ -101,7 +101,7 @@ func launch(t testing.TB, cmd *exec.Cmd) *process {
 	go func() {
 		defer close(p.ended)
 		<-read
-		cmd.Wait() //nolint:errcheck // the status says it
+		cmd.Wait() // the status says it
 	}()
 	t.Cleanup(func() {
 		cmd.Process.Kill()

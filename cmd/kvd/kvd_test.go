@@ -15,7 +15,6 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"golang.org/x/sys/unix"
 )
 
@@ -355,10 +354,8 @@ func TestADirectoryThatIsNotOursIsNamed(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can start a process of another user")
 	}
-	dir, err := os.MkdirTemp("", "kvd-test-")
-	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	must(t, os.Chmod(dir, 0o755))
+	dir := t.TempDir()
+	must(t, os.Chmod(filepath.Dir(dir), 0o755)) // the other user may get here
 	for _, data := range []string{dir, filepath.Join(dir, "data")} {
 		cmd := command(t, nil, flags(data)...)
 		cmd.Dir = "/"
@@ -369,6 +366,27 @@ func TestADirectoryThatIsNotOursIsNamed(t *testing.T) {
 		}
 		contains(t, p.said(), data, "permission denied", "user ID 65534")
 	}
+}
+
+func TestTooFewDescriptorsAreRefused(t *testing.T) {
+	cmd := command(t, nil)
+	cmd.Args = append([]string{"sh", "-c", `ulimit -n 150; exec "$0" "$@"`, cmd.Path}, flags(t.TempDir())...)
+	shell, err := exec.LookPath("sh")
+	must(t, err)
+	cmd.Path = shell
+	p := launch(t, cmd)
+	if status := p.status(t); status != 1 {
+		t.Errorf("status %d", status)
+	}
+	contains(t, p.said(), "limit of open files: 150 is too low", "LimitNOFILE=")
+}
+
+func TestALogThatCannotBeWrittenIsNamed(t *testing.T) {
+	status, said := outcome(t, nil, flags(t.TempDir(), "--log-outputs=/no/such/directory/log")...)
+	if status != 1 {
+		t.Errorf("status %d", status)
+	}
+	contains(t, said, "log-outputs", "/no/such/directory/log")
 }
 
 func TestACorruptLogEndsTheStartWithStatusOne(t *testing.T) {

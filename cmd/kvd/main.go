@@ -72,7 +72,7 @@ func runDaemon(args []string, out, errs io.Writer) int {
 	log, err := daemon.NewLogger(c.Log)
 	if err != nil {
 		fmt.Fprintln(errs, "kvd:", err)
-		return config.ExitStatus
+		return 1
 	}
 	defer log.Close() //nolint:errcheck // there is nowhere left to say so
 	ctx, cancel := context.WithCancel(context.Background())

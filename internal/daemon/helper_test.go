@@ -109,7 +109,7 @@ func (r *records) String() string {
 	var b strings.Builder
 	h := newLines(&b, slog.LevelDebug)
 	for _, rec := range r.all {
-		h.Handle(context.Background(), rec) //nolint:errcheck // a Builder
+		h.Handle(context.Background(), rec)
 	}
 	return b.String()
 }

@@ -101,11 +101,3 @@ func TestEveryOutputGetsTheLog(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
-
-func TestAmountsReadWell(t *testing.T) {
-	for bytes, want := range map[int64]string{0: "0 B", 1023: "1023 B", 20480: "20 KiB", 1 << 31: "2 GiB", 3 << 19: "1.5 MiB", 1 << 50: "1024 TiB"} {
-		if got := amount(bytes); got != want {
-			t.Errorf("%d: %s, want %s", bytes, got, want)
-		}
-	}
-}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"kvd/internal/member"
+	"kvd/internal/replica"
 )
 
 const (
@@ -37,7 +38,7 @@ func (r *report) interval() time.Duration {
 func (r *report) look() {
 	text := r.m.standing()
 	if !r.ready {
-		text = r.waiting()
+		text = waiting(r.m.replica.Status(), r.first)
 		r.m.extend()
 	}
 	if text != r.last {
@@ -46,12 +47,12 @@ func (r *report) look() {
 	}
 }
 
-// waiting says what a member that has not joined waits for.
-func (r *report) waiting() string {
-	s := r.m.replica.Status()
+// waiting says what a member waits for that has not joined; first is the entry
+// that its database ended with.
+func waiting(s replica.Status, first uint64) string {
 	switch {
 	case s.Commit > s.Applied:
-		return fmt.Sprintf("replaying the log, %d %%", 100*(s.Applied-r.first)/(s.Commit-r.first))
+		return fmt.Sprintf("replaying the log, %d %%", 100*(s.Applied-first)/(s.Commit-first))
 	case s.Leader == 0:
 		return "waiting for a leader"
 	}

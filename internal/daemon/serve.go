@@ -34,7 +34,7 @@ func (m *running) serve(ctx context.Context) error {
 	defer func() {
 		giveUp()
 		if waiting {
-			<-joined
+			<-joined //nolint:errcheck // nobody waits for it any more
 		}
 	}()
 	watchdog := newPulse(m.replica, m.notify, m.log)

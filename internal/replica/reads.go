@@ -2,6 +2,7 @@ package replica
 
 import (
 	"encoding/binary"
+	"errors"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -107,7 +108,7 @@ func (rs *reads) fail(err error) {
 		n++
 	}
 	rs.round, rs.ids = nil, nil
-	if err == ErrStopped {
+	if errors.Is(err, ErrStopped) {
 		for _, w := range rs.next {
 			w.reply(struct{}{}, err)
 		}

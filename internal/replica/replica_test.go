@@ -312,7 +312,7 @@ func TestEveryProposerGetsItsOwnAnswer(t *testing.T) {
 	}
 	owner := map[int64]string{}
 	for _, e := range events {
-		owner[e.Revision().Main] = string(e.Key())
+		owner[e.Revision().Main] = e.Key()
 	}
 	for _, m := range revs {
 		for rev, key := range m {

@@ -68,7 +68,7 @@ func TestLimitOnLockedMemoryIsNamed(t *testing.T) {
 	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: 0, Max: was.Max}); err != nil {
 		t.Skip(err)
 	}
-	defer unix.Setrlimit(unix.RLIMIT_MEMLOCK, &was) //nolint:errcheck // as it was
+	defer unix.Setrlimit(unix.RLIMIT_MEMLOCK, &was)
 	f, err := Open(filepath.Join(t.TempDir(), "db"), Options{InitialMmapBytes: 1 << 20, Resident: true})
 	if err == nil {
 		f.Close()

@@ -93,8 +93,8 @@ func (f *File) attach(file *os.File) (h *handle, err error) {
 	o.OpenFile = func(string, int, os.FileMode) (*os.File, error) { return file, nil }
 	db, err := bolt.Open(file.Name(), 0o600, &o)
 	if f.options.Resident && (errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EAGAIN)) {
-		return nil, fmt.Errorf("%s: %w (%v); raise the limit (LimitMEMLOCK= of the unit, ulimit -l) to twice the size of the file and what it will grow by", //nolint:errorlint // of the errno there is nothing to act on
-			f.path, ErrMemoryLimit, err)
+		return nil, fmt.Errorf("%s: %w (%s); raise the limit (LimitMEMLOCK= of the unit, ulimit -l) to twice the size of the file and what it will grow by",
+			f.path, ErrMemoryLimit, err.Error()) // not the number: nothing else is to be made of it
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.path, err)

@@ -131,7 +131,7 @@ func TestDatabaseIsLockedInMemory(t *testing.T) {
 			}
 			var locked int
 			if _, after, ok := bytes.Cut(status, []byte("VmLck:")); ok {
-				fmt.Sscan(string(after), &locked) //nolint:errcheck // then it is none
+				fmt.Sscan(string(after), &locked) // then it is none
 			}
 			if (locked > 0) != on {
 				t.Errorf("%s: memory-mlock %t: %d KiB are locked", m.Binary.Name, on, locked)

@@ -92,7 +92,7 @@ func workshop(t *testing.T) string {
 	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, b := range []oracle.Binary{oracle.Kvd(t), oracle.Kvctl(t), oracle.Etcdctl(t)} {
+	for _, b := range []oracle.Binary{oracle.Kvd(t), oracle.Kvctl(t), oracle.Etcdctl(t), oracle.Etcdutl(t)} {
 		path, err := filepath.Abs(b.Path)
 		if err != nil {
 			t.Fatal(err)
