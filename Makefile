@@ -54,7 +54,7 @@ compat: build etcdctl34 ## differential, interchange and crash tests, with etcd 
 # The client that Debian 12 packages, taken out of its package; nothing is installed.
 .PHONY: etcdctl34
 etcdctl34:
-	@test -x $(ETCDCTL34) || tools/etcdctl34 $(ETCDCTL34) || \
+	@test -x $(ETCDCTL34) || test/etcdctl34 $(ETCDCTL34) 2>/dev/null || \
 		echo 'etcd 3.4'"'"'s client cannot be had here; the session with it is skipped'
 
 .PHONY: race

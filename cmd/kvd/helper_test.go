@@ -23,25 +23,27 @@ import (
 // patience is how long a test waits for what must happen.
 const patience = 30 * time.Second
 
+// home is where the program is built; TestMain makes and removes it.
+var home string
+
 // build makes the program, once for all tests, where every user may run it.
 var build = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "kvd-test-")
-	if err != nil {
-		return "", err
-	}
-	program := filepath.Join(dir, "kvd")
+	program := filepath.Join(home, "kvd")
 	out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%w\n%s", err, out)
 	}
-	return program, os.Chmod(dir, 0o755)
+	return program, os.Chmod(home, 0o755)
 })
 
 func TestMain(m *testing.M) {
-	status := m.Run()
-	if program, err := build(); err == nil {
-		os.RemoveAll(filepath.Dir(program))
+	var err error
+	if home, err = os.MkdirTemp("", "kvd-test-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
+	status := m.Run()
+	os.RemoveAll(home)
 	os.Exit(status)
 }
 

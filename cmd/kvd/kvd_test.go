@@ -2,20 +2,15 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
-
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"golang.org/x/sys/unix"
 )
 
 func contains(t *testing.T, text string, parts ...string) {
@@ -103,77 +98,6 @@ func TestASecondKvdIsToldWhoHoldsTheDirectory(t *testing.T) {
 	}
 }
 
-// socket listens and returns the file to hand over.
-func socket(t testing.TB) (*os.File, string) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	file, err := l.(*net.TCPListener).File()
-	must(t, err)
-	t.Cleanup(func() { file.Close() })
-	return file, l.Addr().String()
-}
-
-// handing makes a command that takes over sockets with these names. A shell
-// stands between: the announcement carries the process's own ID.
-func handing(t testing.TB, names string, files []*os.File, args ...string) *exec.Cmd {
-	t.Helper()
-	cmd := command(t, []string{"LISTEN_FDS=" + strconv.Itoa(len(files)), "LISTEN_FDNAMES=" + names})
-	cmd.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, cmd.Path}, args...)
-	shell, err := exec.LookPath("sh")
-	must(t, err)
-	cmd.Path, cmd.ExtraFiles = shell, files
-	return cmd
-}
-
-func TestInheritedSocketsReplaceTheConfigured(t *testing.T) {
-	client, clientAt := socket(t)
-	metrics, metricsAt := socket(t)
-	p := launch(t, handing(t, "client:metrics", []*os.File{client, metrics}, "--config-file=", "--name=n1", "--data-dir="+t.TempDir(),
-		"--listen-peer-urls=http://127.0.0.1:0", "--initial-advertise-peer-urls=http://127.0.0.1:2"))
-	if got := p.client(t); got != clientAt {
-		t.Errorf("clients at %s, want the inherited %s", got, clientAt)
-	}
-	_, err := dial(t, clientAt).Put(limited(t), "k", "v")
-	must(t, err)
-	contains(t, p.hear(t, "now serving peer/client/metrics"), "listen-metrics-urls=[http://"+metricsAt+"]")
-	conn, err := net.Dial("tcp", metricsAt)
-	must(t, err)
-	defer conn.Close()
-	must(t, conn.SetDeadline(time.Now().Add(patience)))
-	_, err = conn.Write([]byte("GET /readyz HTTP/1.0\r\n\r\n"))
-	must(t, err)
-	answer := make([]byte, 12)
-	_, err = conn.Read(answer)
-	must(t, err)
-	if string(answer) != "HTTP/1.0 200" {
-		t.Errorf("%q", answer)
-	}
-}
-
-func TestSocketsThatDoNotMatchAreAConfigurationError(t *testing.T) {
-	for _, c := range []struct {
-		names string
-		args  []string
-		parts []string
-	}{
-		{"client", []string{"--listen-client-urls=http://127.0.0.1:1", "--advertise-client-urls=http://127.0.0.1:1"}, []string{"ListenStream=", "listen-client-urls"}},
-		{"clients", nil, []string{`"clients"`, "FileDescriptorName="}},
-	} {
-		file, _ := socket(t)
-		dir := filepath.Join(t.TempDir(), "data")
-		p := launch(t, handing(t, c.names, []*os.File{file}, append([]string{"--config-file=", "--data-dir=" + dir, "--listen-peer-urls=http://127.0.0.1:0"}, c.args...)...))
-		if status := p.status(t); status != 78 {
-			t.Errorf("%s: status %d", c.names, status)
-		}
-		contains(t, p.said(), c.parts...)
-		if _, err := os.Stat(dir); err == nil {
-			t.Error("something was written")
-		}
-	}
-}
-
 func TestTheServiceManagerFollowsALife(t *testing.T) {
 	m := newManager(t)
 	dir := t.TempDir()
@@ -241,113 +165,6 @@ func waitStopped(t testing.TB, pid int) {
 		}
 	}
 	t.Fatal("it does not stop")
-}
-
-// TestATermLosesNothingAcknowledged ends a member while clients write and
-// watch.
-func TestATermLosesNothingAcknowledged(t *testing.T) {
-	dir := t.TempDir()
-	p := launch(t, command(t, nil, flags(dir)...))
-	c := dial(t, p.client(t))
-	events := c.Watch(limited(t), "k", clientv3.WithPrefix())
-	var mu sync.Mutex
-	acknowledged := map[string]string{}
-	var writing sync.WaitGroup
-	for w := range 8 {
-		writing.Go(func() {
-			for i := range 1_000_000 {
-				key, value := fmt.Sprintf("k%d/%d", w, i), fmt.Sprint(i)
-				if _, err := c.Put(limited(t), key, value); err != nil {
-					return
-				}
-				mu.Lock()
-				acknowledged[key] = value
-				mu.Unlock()
-			}
-		})
-	}
-	enough := func() bool { mu.Lock(); defer mu.Unlock(); return len(acknowledged) >= 500 }
-	for limit := time.Now().Add(patience); !enough(); time.Sleep(time.Millisecond) {
-		if time.Now().After(limit) {
-			t.Fatal("it is too slow for this test")
-		}
-	}
-	began := time.Now()
-	p.signal(t, syscall.SIGTERM)
-	if status := p.status(t); status != 0 {
-		t.Errorf("status %d", status)
-	}
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("it took %v, though nothing hung", took)
-	}
-	c.Close()
-	writing.Wait()
-	if e, ok := <-events; !ok || len(e.Events) == 0 {
-		t.Error("the watch saw nothing")
-	}
-
-	again := launch(t, command(t, nil, flags(dir)...))
-	r, err := dial(t, again.client(t)).Get(limited(t), "k", clientv3.WithPrefix())
-	must(t, err)
-	for _, kv := range r.Kvs {
-		if acknowledged[string(kv.Key)] == string(kv.Value) {
-			delete(acknowledged, string(kv.Key))
-		}
-	}
-	if len(acknowledged) > 0 {
-		t.Errorf("%d acknowledged puts are lost, as %v", len(acknowledged), acknowledged)
-	}
-}
-
-// held makes a data directory whose database somebody else has open, so that a
-// start hangs for a while.
-func held(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	p := launch(t, command(t, nil, flags(dir)...))
-	p.client(t)
-	p.signal(t, syscall.SIGTERM)
-	p.status(t)
-	db, err := os.OpenFile(filepath.Join(dir, "member", "snap", "db"), os.O_RDWR, 0)
-	must(t, err)
-	t.Cleanup(func() { db.Close() })
-	must(t, unix.Flock(int(db.Fd()), unix.LOCK_EX))
-	return dir
-}
-
-func TestATermBeforeReadinessEndsTheStart(t *testing.T) {
-	m := newManager(t)
-	p := launch(t, command(t, []string{"NOTIFY_SOCKET=" + m.path}, flags(held(t))...))
-	m.expect(t, "STATUS=opening the database")
-	p.signal(t, syscall.SIGTERM)
-	if status := p.status(t); status != 0 {
-		t.Errorf("status %d", status)
-	}
-	p.hear(t, "stopped before the member was open")
-}
-
-func TestASecondSignalEndsItAtOnce(t *testing.T) {
-	m := newManager(t)
-	p := launch(t, command(t, []string{"NOTIFY_SOCKET=" + m.path}, flags(held(t))...))
-	m.expect(t, "STATUS=opening the database")
-	p.signal(t, syscall.SIGTERM)
-	p.hear(t, "received signal; shutting down")
-	time.Sleep(echo + 50*time.Millisecond) // sooner it is taken for the same signal
-	p.signal(t, syscall.SIGINT)
-	if status := p.status(t); status != 128+int(syscall.SIGINT) {
-		t.Errorf("status %d", status)
-	}
-	p.hear(t, "told to stop again; ending at once")
-}
-
-func TestASignalThatComesTwiceIsOne(t *testing.T) {
-	p := launch(t, command(t, nil, flags(t.TempDir())...))
-	p.client(t)
-	p.signal(t, syscall.SIGTERM)
-	p.signal(t, syscall.SIGINT)
-	if status := p.status(t); status != 0 {
-		t.Errorf("status %d", status)
-	}
 }
 
 func TestADirectoryThatIsNotOursIsNamed(t *testing.T) {

@@ -150,9 +150,10 @@ func TestMetricsAreServedBeforeTheMemberIsOpen(t *testing.T) {
 		return status, body
 	}
 	waitFor(t, func() bool { _, err := os.Stat(port); return err == nil })
-	if status, body := readyz(); status != http.StatusServiceUnavailable || !strings.Contains(body, "not open yet: opening the database") {
-		t.Errorf("%d: %s", status, body)
-	}
+	waitFor(t, func() bool {
+		status, body := readyz()
+		return status == http.StatusServiceUnavailable && strings.Contains(body, "not open yet: opening the database")
+	})
 	release()
 	d.ready(t)
 	if status, body := readyz(); status != http.StatusOK {

@@ -13,7 +13,7 @@ const few = 24
 // quicksort on eight bytes at a time, as keys tend to share long beginnings
 // that a comparison would read again each time.
 func sortByKey(rows []loaded, depth int) {
-	for len(rows) > few {
+	if len(rows) > few {
 		for i := range rows {
 			rows[i].look(depth)
 		}

@@ -281,7 +281,7 @@ func TestPeriodicCompactionHappens(t *testing.T) {
 	}
 }
 
-// Two requests end etcd 3.7.3. kvd is to survive them, and a restart after.
+// Three requests end etcd 3.7.3. kvd is to survive them, and a restart after.
 
 func TestPutThatKeepsWhatTheTxnDeleted(t *testing.T) {
 	t.Parallel()
@@ -303,6 +303,36 @@ func TestPutThatKeepsWhatTheTxnDeleted(t *testing.T) {
 	}
 	if len(r.Kvs) != 1 || len(r.Kvs[0].Value) != 0 || r.Kvs[0].Version != 1 {
 		t.Errorf("the key is %v, not a new one without a value: there was none to keep", r.Kvs)
+	}
+	survives(t, m)
+}
+
+func TestCompactionKeepsWhatItsRevisionPutAgain(t *testing.T) {
+	t.Parallel()
+	m := oracle.Start(t, target(t), oracle.Options{})
+	keys := pb.NewKVClient(m.Dial())
+	for _, o := range []*pb.TxnRequest{
+		{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte("k"), Value: []byte("1")}}}}},
+		{Success: []*pb.RequestOp{
+			{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte("a"), RangeEnd: []byte{0}}}},
+			{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte("k"), Value: []byte("2")}}},
+		}},
+	} {
+		if _, err := keys.Txn(context.Background(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := keys.Compact(context.Background(), &pb.CompactionRequest{Revision: 3, Physical: true}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		r, err := keys.Range(context.Background(), &pb.RangeRequest{Key: []byte("k")})
+		if err != nil || len(r.Kvs) != 1 || string(r.Kvs[0].Value) != "2" {
+			t.Fatalf("the key is %v, %v", r.GetKvs(), err)
+		}
+		m.Kill()
+		m = oracle.Start(t, m.Binary, m.Options)
+		keys = pb.NewKVClient(m.Dial())
 	}
 	survives(t, m)
 }

@@ -89,12 +89,7 @@ func TestPagesAreEtcds(t *testing.T) {
 // pair starts one server of each kind with the same flags.
 func pair(t *testing.T, flags ...string) (judge, judged *oracle.Member) {
 	t.Helper()
-	judged = oracle.Launch(t, target(t), oracle.Options{Args: flags})
-	judge = oracle.Start(t, oracle.Etcd(t), oracle.Options{Args: flags})
-	if err := judged.Ready(oracle.ReadyWithin); err != nil {
-		t.Fatal(err)
-	}
-	return judge, judged
+	return pairOf(t, oracle.Etcd(t), target(t), flags)
 }
 
 func comparePages(t *testing.T, when string, judge, judged *oracle.Member, pages []page) {

@@ -1,6 +1,7 @@
 package compat
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -35,18 +36,26 @@ func (d *difference) Error() string {
 func newSession(t testing.TB, judge, judged oracle.Binary, flags []string) *session {
 	t.Helper()
 	s := &session{t: t, model: newModel()}
-	members := make(chan *oracle.Member, 1)
-	go func() { members <- oracle.Launch(t, judged, oracle.Options{Args: flags}) }()
-	s.oracle = newSide(t, oracle.Start(t, judge, oracle.Options{Args: flags}))
-	m := <-members
-	if err := m.Ready(oracle.ReadyWithin); err != nil {
-		t.Fatal(err)
-	}
-	s.target = newSide(t, m)
+	m, n := pairOf(t, judge, judged, flags)
+	s.oracle, s.target = newSide(t, m), newSide(t, n)
 	if d := s.watchAll(2); d != nil {
 		t.Fatal(d)
 	}
 	return s
+}
+
+// pairOf starts one server of each program, with the same flags.
+func pairOf(t testing.TB, judge, judged oracle.Binary, flags []string) (m, n *oracle.Member) {
+	t.Helper()
+	var fault [2]error
+	var both sync.WaitGroup
+	both.Go(func() { m, fault[0] = oracle.TryStart(t, judge, oracle.Options{Args: flags}) })
+	both.Go(func() { n, fault[1] = oracle.TryStart(t, judged, oracle.Options{Args: flags}) })
+	both.Wait()
+	if err := errors.Join(fault[:]...); err != nil {
+		t.Fatal(err)
+	}
+	return m, n
 }
 
 // watchAll opens the watcher of everything on both servers.
@@ -80,10 +89,11 @@ func (s *session) do(o op) *difference {
 	case o.method == methodWatch:
 		return s.watch(o)
 	}
-	if _, ok := o.req.(*pb.CompactionRequest); ok {
+	if req, ok := o.req.(*pb.CompactionRequest); ok {
 		if d := s.catchUp(); d != nil { // what they deliver depends on the compaction
 			return d
 		}
+		o = kv("Compact", &pb.CompactionRequest{Revision: s.model.spared(req.Revision), Physical: req.Physical})
 	}
 	if req, ok := o.req.(*pb.HashKVRequest); ok && req.Revision == 0 && s.model.stale {
 		// Once revision 0 was compacted, etcd 3.7.3 answers a request for the

@@ -141,7 +141,7 @@ func (c command) run(t *testing.T, file, dir, member string) {
 			}
 		}
 	}
-	cmd.Wait() //nolint:errcheck // the text shows what is written, not how it ends
+	cmd.Wait() // the text shows what is written, not how it ends
 	if ctx.Err() != nil {
 		t.Fatalf("%s:%d: %s: not ended after %s; it wrote %q", file, c.line, c.text, within, got)
 	}

@@ -35,12 +35,23 @@ type Member struct {
 // its log is printed if the test fails.
 func Launch(t testing.TB, bin Binary, o Options) *Member {
 	t.Helper()
-	o.complete(t)
+	m, err := launch(t, bin, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func launch(t testing.TB, bin Binary, o Options) (*Member, error) {
+	t.Helper()
+	if err := o.complete(t); err != nil {
+		return nil, err
+	}
 	m := &Member{Options: o, Binary: bin, t: t, ended: make(chan struct{})}
 	m.log = filepath.Join(t.TempDir(), bin.Name+".log")
 	out, err := os.Create(m.log)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	defer out.Close()
 	m.cmd = exec.Command(bin.Path, o.flags()...)
@@ -59,7 +70,7 @@ func Launch(t testing.TB, bin Binary, o Options) *Member {
 	}
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := m.cmd.Start(); err != nil {
-		t.Fatalf("start %s: %v", bin.Name, err)
+		return nil, fmt.Errorf("start %s: %w", bin.Name, err)
 	}
 	go func() {
 		m.cmd.Wait() //nolint:errcheck // the exit status is in ProcessState
@@ -71,7 +82,7 @@ func Launch(t testing.TB, bin Binary, o Options) *Member {
 			t.Logf("%s %s wrote:\n%s", bin.Name, o.Name, m.tail(80))
 		}
 	})
-	return m
+	return m, nil
 }
 
 // environment is ours without what would configure a server.

@@ -8,9 +8,10 @@ package oracle
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -43,7 +44,7 @@ type Socket struct {
 }
 
 // complete fills in what the caller left to us.
-func (o *Options) complete(t testing.TB) {
+func (o *Options) complete(t testing.TB) error {
 	t.Helper()
 	if o.Name == "" {
 		o.Name = "m1"
@@ -54,12 +55,16 @@ func (o *Options) complete(t testing.TB) {
 	if o.DataDir == "" {
 		o.DataDir = filepath.Join(t.TempDir(), "data")
 	}
-	if o.ClientURL == "" {
-		o.ClientURL = "http://" + FreeAddress(t)
+	for _, url := range []*string{&o.ClientURL, &o.PeerURL} {
+		if *url == "" {
+			address, err := freeAddress()
+			if err != nil {
+				return err
+			}
+			*url = "http://" + address
+		}
 	}
-	if o.PeerURL == "" {
-		o.PeerURL = "http://" + FreeAddress(t)
-	}
+	return nil
 }
 
 // flags is the one list that serves both servers: kvd accepts etcd's flags.
@@ -80,22 +85,31 @@ func (o *Options) flags() []string {
 // with the test; its log is printed if the test fails.
 func Start(t testing.TB, bin Binary, o Options) *Member {
 	t.Helper()
-	m := Launch(t, bin, o)
-	if err := m.Ready(ReadyWithin); err != nil {
+	m, err := TryStart(t, bin, o)
+	if err != nil {
 		t.Fatal(err)
 	}
 	return m
 }
 
-// FreeAddress returns a loopback address that nobody listened on a moment ago.
-func FreeAddress(t testing.TB) string {
+// TryStart is Start for other goroutines than the test's own. It tries once
+// more, at other addresses if they were left to us, when one was taken.
+func TryStart(t testing.TB, bin Binary, o Options) (*Member, error) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for again := true; ; again = false {
+		m, err := launch(t, bin, o)
+		if err != nil {
+			return nil, err
+		}
+		if err = m.Ready(ReadyWithin); err == nil {
+			return m, nil
+		}
+		if !again || !strings.Contains(m.Log(), syscall.EADDRINUSE.Error()) {
+			return nil, err
+		}
+		m.Kill()
+		o.DataDir = m.DataDir
 	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // root returns the directory of the test module.
