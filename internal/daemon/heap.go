@@ -11,11 +11,11 @@ import (
 const (
 	// slackBytes is how much garbage a small heap may gather between two
 	// collections: below it collecting costs more than the memory is worth.
-	slackBytes = 64 << 20
-	paceEvery  = 5 * time.Second
+	slackBytes = 192 << 20
+	paceEvery  = time.Second
 	loadingGC  = 400 // while nothing but what will live is being read
 	leastGC    = 75  // per cent of the living heap; a large one is collected sooner, for its memory
-	mostGC     = 800 // no heap is so small that it needs more
+	mostGC     = 400 // no heap is so small that it needs more
 )
 
 // ownsHeap reports whether the operator has left the heap's pace to us.
