@@ -3,7 +3,7 @@ package mvcc
 import "sync/atomic"
 
 // recordOverhead is what a cached value costs beside its bytes.
-const recordOverhead = 48
+const recordOverhead = 24
 
 // cache bounds the values that stay in memory after their rows are on disk.
 // The writer owns it but for offer, which any reader may call.
@@ -22,22 +22,22 @@ type offer struct {
 
 func newCache(budget int64) *cache { return &cache{budget: budget} }
 
-func cost(wire []byte) int64 { return int64(len(wire)) + recordOverhead }
+func cost(size int) int64 { return int64(size) + recordOverhead }
 
 // add takes over a record whose row has just reached the disk.
 func (c *cache) add(r *record) {
-	if wire := r.wire.Load(); wire != nil {
-		c.used.Add(cost(*wire))
+	if wire := r.wire(); wire != nil {
+		c.used.Add(cost(len(wire)))
 		c.queue.push(r)
 	}
 }
 
 // offer keeps a value that a reader had to read from its row. Any goroutine.
 func (c *cache) offer(r *record, wire []byte) {
-	if c.used.Load()+cost(wire) > c.budget+c.budget/8 || !r.wire.CompareAndSwap(nil, &wire) {
+	if len(wire) == 0 || c.used.Load()+cost(len(wire)) > c.budget+c.budget/8 || !r.holdAgain(wire) {
 		return // full: the next evict makes room
 	}
-	c.used.Add(cost(wire))
+	c.used.Add(cost(len(wire)))
 	o := &offer{record: r}
 	for {
 		o.next = c.offered.Load()
@@ -50,8 +50,8 @@ func (c *cache) offer(r *record, wire []byte) {
 // forget lets go of the value of a record that is being collected; counted
 // says whether its row was on disk, and the value so in the budget.
 func (c *cache) forget(r *record, counted bool) {
-	if wire := r.wire.Swap(nil); wire != nil && counted {
-		c.used.Add(-cost(*wire))
+	if size := r.letGo(); size > 0 && counted {
+		c.used.Add(-cost(int(size)))
 	}
 }
 
@@ -71,8 +71,8 @@ func (c *cache) evict() {
 			c.queue.push(r)
 			continue
 		}
-		if wire := r.wire.Swap(nil); wire != nil {
-			c.used.Add(-cost(*wire))
+		if size := r.letGo(); size > 0 {
+			c.used.Add(-cost(int(size)))
 		}
 	}
 }

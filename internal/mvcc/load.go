@@ -100,7 +100,7 @@ func (l *loader) read(k, value []byte) error {
 		return fmt.Errorf("row %v: %w", rev, err)
 	}
 	r := l.records.next()
-	r.main, r.sub, r.dead = rev.Main, int32(rev.Sub), dead
+	r.main, r.sub, r.dead, r.size = rev.Main, int32(rev.Sub), dead, uint32(len(value))
 	r.create, r.version, r.lease = f.create, f.version, f.lease
 	l.rows = append(l.rows, loaded{key: l.copy(f.key), record: r})
 	return nil

@@ -5,6 +5,7 @@ import (
 	"sort"
 	"strings"
 	"sync/atomic"
+	"unsafe"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -16,12 +17,44 @@ type record struct {
 	create  int64 // 0 for a tombstone
 	version int64 // 0 for a tombstone
 	lease   int64
-	// wire is the row's value, the serialized KeyValue: there from the write
-	// until the row is on disk, afterwards as long as the cache keeps it.
-	wire atomic.Pointer[[]byte]
+	// held is the row's value, the serialized KeyValue: there from the write
+	// until the row is on disk, afterwards as long as the cache keeps it. It
+	// points to size bytes; a slice of its own would be one more thing to fetch
+	// for every key of a long range.
+	held atomic.Pointer[byte]
+	size uint32
 	sub  int32
 	used atomic.Bool // read since the cache last looked at it
 	dead bool        // a tombstone
+}
+
+// wire returns the row's value if it is in memory, else nil. Every value has
+// at least a key, or is the empty one of a bumped revision, which is never in
+// memory.
+func (r *record) wire() []byte {
+	if p := r.held.Load(); p != nil {
+		return unsafe.Slice(p, r.size)
+	}
+	return nil
+}
+
+// hold makes wire the value in memory. Only who makes the record calls it.
+func (r *record) hold(wire []byte) {
+	r.size = uint32(len(wire))
+	r.held.Store(unsafe.SliceData(wire))
+}
+
+// holdAgain does the same for a value read back, unless another has been faster.
+func (r *record) holdAgain(wire []byte) bool {
+	return uint32(len(wire)) == r.size && r.held.CompareAndSwap(nil, unsafe.SliceData(wire))
+}
+
+// letGo takes the value out of memory and returns its size, 0 if it was not there.
+func (r *record) letGo() int64 {
+	if r.held.Swap(nil) == nil {
+		return 0
+	}
+	return int64(r.size)
 }
 
 func (r *record) revision() Revision { return Revision{r.main, int64(r.sub)} }

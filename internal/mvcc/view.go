@@ -114,11 +114,11 @@ const slabBytes = 64 << 10
 
 // wire returns the serialized KeyValue of r, read-only.
 func (s *session) wire(r *record) ([]byte, error) {
-	if w := r.wire.Load(); w != nil {
+	if wire := r.wire(); wire != nil {
 		if !r.used.Load() {
 			r.used.Store(true)
 		}
-		return *w, nil
+		return wire, nil
 	}
 	if s.reader == nil {
 		reader, err := s.view.rows()

@@ -71,8 +71,8 @@ func (w *Write) Items(span Span, visit func(Item) bool) {
 
 // Wire returns the serialized KeyValue of an item, read-only.
 func (w *Write) Wire(i Item) ([]byte, error) {
-	if wire := i.record.wire.Load(); wire != nil {
-		return *wire, nil
+	if wire := i.record.wire(); wire != nil {
+		return wire, nil
 	}
 	return w.view().Wire(i)
 }
@@ -127,7 +127,7 @@ func (w *Write) Delete(span Span, visit func(key string, before Item)) (deleted 
 // push makes r the newest record of e, leaves its row and notes the event.
 func (w *Write) push(e *entry, old, r *record, wire []byte) {
 	k := w.keys
-	r.wire.Store(&wire)
+	r.hold(wire)
 	e.push(r)
 	w.changes++
 	k.batch.Put(store.Key, r.rowKey(make([]byte, 0, tombstoneBytes)), wire)

@@ -11,6 +11,7 @@ package state
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/raft/v3/raftpb"
@@ -225,15 +226,18 @@ func (m *Machine) run(e Entry) Outcome {
 
 func (m *Machine) done() *DoneReply { return &DoneReply{Revision: m.keys.Revision()} }
 
-// admit refuses what the alarms forbid.
+// admit refuses what the alarms forbid; a corrupt cluster is the graver reason.
 func (m *Machine) admit(r *Request) error {
-	for _, a := range m.alarms {
-		switch {
-		case a.Type == pb.AlarmType_CORRUPT && corruptForbids(r):
-			return ErrCorrupt
-		case a.Type == pb.AlarmType_NOSPACE && Cost(r) > 0:
-			return ErrNoSpace
-		}
+	raised := func(kind pb.AlarmType) bool {
+		return slices.ContainsFunc(m.alarms, func(a Alarm) bool { return a.Type == kind })
+	}
+	switch {
+	case len(m.alarms) == 0:
+		return nil
+	case corruptForbids(r) && raised(pb.AlarmType_CORRUPT):
+		return ErrCorrupt
+	case Cost(r) > 0 && raised(pb.AlarmType_NOSPACE):
+		return ErrNoSpace
 	}
 	return nil
 }
