@@ -69,7 +69,7 @@ type Book struct {
 // attaches them again.
 func Load(r store.Reader) (*Book, error) {
 	b := &Book{
-		leases: &btree.Map[ID, Lease]{},
+		leases: btree.NewMap[ID, Lease](8), // small nodes: each view makes the next change copy a path of them
 		keys:   btree.NewBTreeGOptions(before, btree.Options{NoLocks: true}),
 	}
 	var err error

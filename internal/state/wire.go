@@ -1,6 +1,7 @@
 package state
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -254,6 +255,7 @@ const (
 	fieldPut         = 4
 	fieldDeleteRange = 5
 	fieldTxn         = 6
+	fieldLeaseGrant  = 8
 	fieldHeader      = 100
 )
 
@@ -265,6 +267,12 @@ func Encode(r *Request, raw []byte) ([]byte, error) {
 		b := make([]byte, 0, len(raw)+64)
 		b = protowire.AppendTag(b, num, protowire.BytesType)
 		b = protowire.AppendBytes(b, raw)
+		return appendHeader(b, r.Header), nil
+	}
+	if g := r.LeaseGrant; g != nil {
+		var inner [2 * (1 + binary.MaxVarintLen64)]byte
+		b := protowire.AppendTag(make([]byte, 0, 64), fieldLeaseGrant, protowire.BytesType)
+		b = protowire.AppendBytes(b, appendInt(appendInt(inner[:0], 1, uint64(g.TTL)), 2, uint64(g.ID)))
 		return appendHeader(b, r.Header), nil
 	}
 	b, err := proto.Marshal(r)
