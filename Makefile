@@ -92,7 +92,8 @@ package: build ## the deb and the rpm, into dist/
 
 .PHONY: bench
 bench: build ## measure kvd and etcd side by side; see test/bench
-	cd test && $(GO) run ./bench -kvd ../$(BIN)/kvd $(BENCHFLAGS)
+	cd test && $(GO) build -o .cache/bin/etcd-for-bench go.etcd.io/etcd/server/v3 && \
+		$(GO) run ./bench -etcd .cache/bin/etcd-for-bench -kvd ../$(BIN)/kvd -out .cache/results.json $(BENCHFLAGS)
 
 .PHONY: check
 check: ## all that CI requires

@@ -11,10 +11,10 @@ import (
 const (
 	// slackBytes is how much garbage a small heap may gather between two
 	// collections: below it collecting costs more than the memory is worth.
-	slackBytes = 192 << 20
+	slackBytes = 160 << 20
 	paceEvery  = time.Second
 	loadingGC  = 400 // while nothing but what will live is being read
-	leastGC    = 75  // per cent of the living heap; a large one is collected sooner, for its memory
+	leastGC    = 40  // per cent of the living heap; a large one is collected sooner, for its memory
 	mostGC     = 400 // no heap is so small that it needs more
 )
 

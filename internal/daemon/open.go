@@ -21,6 +21,7 @@ import (
 // open opens or makes the member in the data directory. It asks for more time
 // as long as that takes: a large database is read whole.
 func (m *running) open(ctx context.Context) error {
+	hurryHeap()
 	m.metrics = replica.NewMetrics(m.registry)
 	type result struct {
 		member *bootstrap.Member
@@ -28,7 +29,6 @@ func (m *running) open(ctx context.Context) error {
 	}
 	done := make(chan result, 1)
 	go func() {
-		hurryHeap()
 		member, err := bootstrap.Open(ctx, m.bootOptions())
 		done <- result{member, err}
 	}()

@@ -26,6 +26,7 @@ type Group struct {
 	Revision int64
 	Events   []*Event
 	records  []*record // the writer's, until their rows are on disk
+	bytes    int       // of the rows; the writer's
 }
 
 func newEvent(e *entry, r *record, wire []byte) *Event {

@@ -12,9 +12,11 @@ import (
 const (
 	// degree of the index: 32 keeps a copied path at about 3 KiB.
 	degree = 32
-	// tailGroups are kept in memory behind what is on disk, so that a watcher
-	// that lags a little is served without reading rows.
+	// tailGroups and tailBytes bound what is kept in memory of what is on disk
+	// already, so that a watcher that lags a little is served without reading
+	// rows.
 	tailGroups = 512
+	tailBytes  = 8 << 20
 
 	defaultCacheBytes = 64 << 20
 )
@@ -38,6 +40,7 @@ type Keyspace struct {
 	swept     int64 // compaction whose removals are complete, -1 before the first
 	garbage   fifo[removal]
 	tail      []*Group      // revisions not on disk and some before them, ascending
+	spare     int           // bytes of the tail that are on disk
 	stored    int64         // newest main revision whose rows are on disk
 	hashing   *hashing      // of the compaction under way; nil: none, or done
 	hashes    []CompactHash // of the last compactions, ascending; replaced, never edited
@@ -110,11 +113,14 @@ func (k *Keyspace) Stored(rev int64) {
 			k.cache.add(r)
 		}
 		g.records = nil
+		k.spare += g.bytes
 	}
 	k.stored = rev
-	if cut := k.tailIndex(rev + 1); cut > tailGroups {
-		k.tail = k.tail[cut-tailGroups:]
+	cut := 0
+	for have := k.tailIndex(rev + 1); cut < have && (have-cut > tailGroups || k.spare > tailBytes); cut++ {
+		k.spare -= k.tail[cut].bytes
 	}
+	k.tail = k.tail[cut:]
 	k.cache.evict()
 }
 

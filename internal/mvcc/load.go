@@ -19,15 +19,52 @@ type Part struct {
 	last    int64 // newest main revision, 0 if there is none
 }
 
-// Bounds cuts the rows of r into n intervals of revisions of about equal
-// length; interval i is bounds[i] <= main < bounds[i+1].
+// Bounds cuts the rows of r into n intervals of revisions of about as many rows
+// each; interval i is bounds[i] <= main < bounds[i+1].
 func Bounds(r store.Reader, n int) ([]int64, error) {
+	const pieces = 64 // whose rows are reckoned from a sample of each
 	last := lastRevision(r)
-	bounds := make([]int64, 0, n+1)
-	for i := range int64(n) {
-		bounds = append(bounds, last/int64(n)*i)
+	width := last/pieces + 1
+	var weights [pieces]float64
+	total := 0.0
+	for i := range weights {
+		weight, err := reckon(r, width*int64(i), width)
+		if err != nil {
+			return nil, err
+		}
+		weights[i] = weight
+		total += weight
+	}
+	bounds := make([]int64, 1, n+1)
+	sum := 0.0
+	for i, weight := range weights {
+		if sum += weight; sum*float64(n) >= total*float64(len(bounds)) && len(bounds) < n {
+			bounds = append(bounds, width*int64(i+1))
+		}
+	}
+	for len(bounds) < n {
+		bounds = append(bounds, last+1)
 	}
 	return append(bounds, last+1), nil
+}
+
+// reckon estimates how many rows the revisions from <= main < from+width have.
+func reckon(r store.Reader, from, width int64) (rows float64, err error) {
+	const sample = 256
+	seen, newest := 0, from
+	r.Scan(store.Key, Revision{Main: from}.Append(nil), Revision{Main: from + width}.Append(nil), func(k, _ []byte) bool {
+		var rev Revision
+		if rev, _, err = ParseKey(k); err != nil {
+			return false
+		}
+		newest = rev.Main
+		seen++
+		return seen < sample
+	})
+	if seen < sample {
+		return float64(seen), err
+	}
+	return float64(seen) * float64(width) / float64(newest-from+1), err
 }
 
 // lastRevision finds the newest row's main revision by halving, as a Reader

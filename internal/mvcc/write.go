@@ -15,6 +15,7 @@ type Write struct {
 	changes int64
 	events  []*Event
 	records []*record
+	bytes   int       // of the rows
 	garbage []removal // tombstones: collected one revision after the others
 }
 
@@ -141,6 +142,7 @@ func (w *Write) push(e *entry, old, r *record, wire []byte) {
 		k.living++
 	}
 	w.records = append(w.records, r)
+	w.bytes += len(wire)
 	w.events = append(w.events, newEvent(e, r, wire))
 }
 
@@ -159,7 +161,7 @@ func (w *Write) End() (rev int64, events []*Event) {
 		panic(fmt.Sprintf("mvcc: revision %d after %d", w.main, k.current))
 	}
 	k.current = w.main
-	k.tail = append(k.tail, &Group{Revision: w.main, Events: w.events, records: w.records})
+	k.tail = append(k.tail, &Group{Revision: w.main, Events: w.events, records: w.records, bytes: w.bytes})
 	return w.main, w.events
 }
 
