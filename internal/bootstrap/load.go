@@ -30,7 +30,11 @@ func (m *Member) loadMachine(ctx context.Context, o *Options) error {
 		return fmt.Errorf("read the database: %w", err)
 	}
 	defer reader.Close()
-	m.Machine, err = state.Load(reader, m.Store.Read, o.Machine, parts...)
+	whole := mvcc.Join(parts...)
+	var hashing sync.WaitGroup
+	hashing.Go(whole.FindByHash)
+	m.Machine, err = state.Load(reader, m.Store.Read, o.Machine, whole)
+	hashing.Wait()
 	if err != nil {
 		return fmt.Errorf("read the database: %w", err)
 	}

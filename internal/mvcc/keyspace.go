@@ -67,13 +67,12 @@ type removal struct {
 	at     int64
 }
 
-func newKeyspace(o Options, rows Rows, keys int) *Keyspace {
+func newKeyspace(o Options, rows Rows) *Keyspace {
 	if o.CacheBytes == 0 {
 		o.CacheBytes = defaultCacheBytes
 	}
 	return &Keyspace{
 		index:     btree.NewBTreeGOptions(byKey, btree.Options{Degree: degree, NoLocks: true}),
-		points:    newPoints(keys),
 		current:   1,
 		compacted: -1,
 		swept:     -1,

@@ -190,30 +190,50 @@ func (p *Part) add(e *entry, r *record) {
 	e.push(r)
 }
 
-// Assemble makes a keyspace of the parts, in ascending order of revisions.
-// Visit is called for every living key that hangs on a lease, in key order.
-func Assemble(o Options, rows Rows, meta store.Reader, visit func(key string, lease int64), parts ...*Part) (*Keyspace, error) {
-	var garbage []removal
-	var merged []*entry
-	var last int64
+// Whole is all that the rows say, joined of its parts.
+type Whole struct {
+	entries []*entry // by key
+	garbage []removal
+	last    int64
+	points  *points // empty until FindByHash
+}
+
+// Join joins the parts of one store, in ascending order of revisions.
+func Join(parts ...*Part) *Whole {
+	w := &Whole{}
 	for _, p := range parts {
 		m := merger{into: map[*entry]*entry{}}
-		merged = m.merge(merged, p.entries)
+		w.entries = m.merge(w.entries, p.entries)
 		for i, g := range p.garbage {
 			if e, ok := m.into[g.entry]; ok {
 				p.garbage[i].entry = e
 			}
 		}
-		garbage = append(append(garbage, m.garbage...), p.garbage...)
-		last = max(last, p.last)
+		w.garbage = append(append(w.garbage, m.garbage...), p.garbage...)
+		w.last = max(w.last, p.last)
 	}
-	k := newKeyspace(o, rows, len(merged))
-	k.current = max(k.current, last)
-	slices.SortStableFunc(garbage, func(a, b removal) int { return cmp.Compare(a.at, b.at) })
-	k.garbage.items = garbage
-	for _, e := range merged {
+	slices.SortStableFunc(w.garbage, func(a, b removal) int { return cmp.Compare(a.at, b.at) })
+	w.points = newPoints(len(w.entries))
+	return w
+}
+
+// FindByHash prepares finding single keys. It must be done once before the
+// keyspace is used, and may run beside Assemble.
+func (w *Whole) FindByHash() {
+	for _, e := range w.entries {
+		w.points.add(e)
+	}
+}
+
+// Assemble makes a keyspace of what was read. Visit is called for every living
+// key that hangs on a lease, in key order.
+func Assemble(o Options, rows Rows, meta store.Reader, visit func(key string, lease int64), w *Whole) (*Keyspace, error) {
+	k := newKeyspace(o, rows)
+	k.points = w.points
+	k.current = max(k.current, w.last)
+	k.garbage.items = w.garbage
+	for _, e := range w.entries {
 		k.index.Load(e) // they come in order
-		k.points.add(e)
 		r := e.head.Load()
 		if r.dead {
 			continue
@@ -298,9 +318,11 @@ func (k *Keyspace) loadCompaction(meta store.Reader) error {
 
 // Load reads a whole keyspace with one reader.
 func Load(o Options, rows Rows, r store.Reader, visit func(key string, lease int64)) (*Keyspace, error) {
-	whole, err := ReadPart(r, 0, math.MaxInt64)
+	part, err := ReadPart(r, 0, math.MaxInt64)
 	if err != nil {
 		return nil, err
 	}
-	return Assemble(o, rows, r, visit, whole)
+	w := Join(part)
+	w.FindByHash()
+	return Assemble(o, rows, r, visit, w)
 }

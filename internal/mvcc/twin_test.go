@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 
 	"kvd/internal/mvcc"
@@ -208,7 +209,11 @@ func (p *pair) load() {
 		parts = append(parts, part)
 	}
 	o := mvcc.Options{CacheBytes: int64(p.rand.IntN(2000)) + 1}
-	p.keys, err = mvcc.Assemble(o, p.disk.Read, reader, func(string, int64) {}, parts...)
+	whole := mvcc.Join(parts...)
+	var hashing sync.WaitGroup
+	hashing.Go(whole.FindByHash)
+	p.keys, err = mvcc.Assemble(o, p.disk.Read, reader, func(string, int64) {}, whole)
+	hashing.Wait()
 	if err != nil {
 		p.t.Fatal(err)
 	}

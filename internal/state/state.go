@@ -99,9 +99,9 @@ type LeaseChange struct {
 }
 
 // Load reads a machine from r, which must be one moment of what rows opens
-// later. Parts may carry the key index if it has been read already (in
-// parallel); without, it is read here.
-func Load(r store.Reader, rows mvcc.Rows, o Options, parts ...*mvcc.Part) (_ *Machine, err error) {
+// later. The key index may be passed in if it has been read already, in
+// parallel; without, it is read here.
+func Load(r store.Reader, rows mvcc.Rows, o Options, whole ...*mvcc.Whole) (_ *Machine, err error) {
 	defer store.Catch(&err)
 	m := &Machine{options: o, batch: &store.Batch{}, reads: &reads{}}
 	if m.options.MaxLearners == 0 {
@@ -125,8 +125,8 @@ func Load(r store.Reader, rows mvcc.Rows, o Options, parts ...*mvcc.Part) (_ *Ma
 	}
 	m.leases.Raise(o.MinLeaseTTL)
 	attach := func(key string, id int64) { m.leases.Attach(lease.ID(id), key) }
-	if len(parts) > 0 {
-		m.keys, err = mvcc.Assemble(o.Keys, rows, r, attach, parts...)
+	if len(whole) > 0 {
+		m.keys, err = mvcc.Assemble(o.Keys, rows, r, attach, whole[0])
 	} else {
 		m.keys, err = mvcc.Load(o.Keys, rows, r, attach)
 	}
