@@ -103,6 +103,9 @@ func (r *Replica) propose(ctx context.Context, p proposal, request *state.Reques
 		r.metrics.failed.Inc()
 		return nil, ctx.Err()
 	}
+	if request.GetCompaction().GetPhysical() {
+		return nil, ctx.Err() // its removals may take long; the answer will find nobody, and its waiter is not used again
+	}
 	// It is being applied or answered just now. As the applier may be reading
 	// the request, which is the caller's again once we return, wait.
 	a := <-w.done
