@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -67,6 +68,7 @@ type intake struct {
 type notes struct {
 	calls    []call
 	messages []*raftpb.Message // from peers
+	lost     []uint64          // members that something sent to them did not reach, each once
 	written  []written         // from the appender
 	applied  []applied         // from the applier
 }
@@ -160,6 +162,16 @@ func (in *intake) deliver(m *raftpb.Message) {
 	}
 }
 
+// unreachable notes that something sent to a member was lost.
+func (in *intake) unreachable(id uint64) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.refusing == nil && !slices.Contains(in.lost, id) {
+		in.lost = append(in.lost, id)
+		in.signal()
+	}
+}
+
 func (in *intake) wrote(w written) {
 	in.mu.Lock()
 	in.written = append(in.written, w)
@@ -184,7 +196,7 @@ func (in *intake) take(old notes) notes {
 	clear(old.messages)
 	clear(old.written)
 	clear(old.applied)
-	old = notes{old.calls[:0], old.messages[:0], old.written[:0], old.applied[:0]}
+	old = notes{old.calls[:0], old.messages[:0], old.lost[:0], old.written[:0], old.applied[:0]}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	fresh := in.notes
