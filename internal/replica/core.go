@@ -112,6 +112,10 @@ func (c *Core) Read(id [readContextLength]byte) { c.node.ReadIndex(id[:]) }
 // machine has refused comes with node ID 0.
 func (c *Core) Change(change *raftpb.ConfChange) { c.conf = c.node.ApplyConfChange(change) }
 
+// Forget makes a follower that has reason to believe that the leader is dead
+// grant pre-votes at once.
+func (c *Core) Forget() error { return c.node.ForgetLeader() }
+
 // Campaign starts an election at once.
 func (c *Core) Campaign() error { return c.node.Campaign() }
 

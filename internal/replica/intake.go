@@ -154,12 +154,31 @@ func (in *intake) ask(c call) error {
 
 // deliver takes a message of a peer, or drops it.
 func (in *intake) deliver(m *raftpb.Message) {
+	if !sound(m) {
+		return
+	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if len(in.messages) < maxMessages4me && in.refusing == nil {
 		in.messages = append(in.messages, m)
 		in.signal()
 	}
+}
+
+// sound keeps out what no member sends: raft trusts its peers, and would take
+// a storage message for our own.
+func sound(m *raftpb.Message) bool {
+	switch m.GetType() {
+	case raftpb.MsgHeartbeat, raftpb.MsgHeartbeatResp:
+		n := len(m.GetContext())
+		return m.GetFrom() != 0 && (n == 0 || n == readContextLength)
+	case raftpb.MsgProp, raftpb.MsgReadIndex:
+		return len(m.GetEntries()) > 0
+	case raftpb.MsgApp, raftpb.MsgAppResp, raftpb.MsgVote, raftpb.MsgVoteResp, raftpb.MsgPreVote, raftpb.MsgPreVoteResp,
+		raftpb.MsgSnap, raftpb.MsgReadIndexResp, raftpb.MsgTransferLeader, raftpb.MsgTimeoutNow:
+		return m.GetFrom() != 0
+	}
+	return false
 }
 
 // unreachable notes that something sent to a member was lost.

@@ -85,7 +85,7 @@ func TestFullIntakeRefuses(t *testing.T) {
 		t.Errorf("past the number: %v", err)
 	}
 	for range maxMessages4me + 1 {
-		in.deliver(&raftpb.Message{})
+		in.deliver(&raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(2))})
 	}
 	if n := len(in.messages); n != maxMessages4me {
 		t.Errorf("%d messages wait, want %d", n, maxMessages4me)

@@ -46,6 +46,7 @@ type loop struct {
 	handover  handover
 	snapshots snapshots
 	health    health
+	gone      gone
 	kept      uint64 // log entries up to here are out of memory
 }
 
@@ -56,6 +57,7 @@ func newLoop(r *Replica, core *Core) *loop {
 	l.errands = errands{loop: l}
 	l.snapshots = snapshots{loop: l, out: map[uint64]*outgoing{}}
 	l.health = health{loop: l}
+	l.gone = gone{loop: l}
 	l.waits.Store(true)
 	l.setTime(time.Now())
 	l.compactor = newCompactor(r.options.Retention, l.now)
@@ -173,6 +175,7 @@ func (l *loop) tick() {
 	l.compactKeys()
 	l.handover.tick(l.now)
 	l.snapshots.tick()
+	l.gone.tick()
 	l.elect()
 }
 
