@@ -36,6 +36,7 @@ type home struct {
 	self    uint64
 	send    func([]*raftpb.Message)
 
+	connected    func() int
 	sendSnapshot func(*raftpb.Message, *store.Copy)
 }
 
@@ -90,7 +91,7 @@ func (h *home) open(t testing.TB) *running {
 	file, machine, log := h.load(t)
 	p := Parts{
 		Member: h.self, Log: log, Store: file, Machine: machine, SnapDir: h.snapDir(),
-		Publish: h.publish, Send: h.send, Metrics: h.metrics, SendSnapshot: h.sendSnapshot,
+		Publish: h.publish, Send: h.send, Metrics: h.metrics, SendSnapshot: h.sendSnapshot, Connected: h.connected,
 		Load: func(open func() (store.Reader, error)) (*state.Machine, error) {
 			reader, err := open()
 			if err != nil {
