@@ -14,7 +14,8 @@ const (
 	maxPending      = 1 << 16   // proposals not answered
 	maxPendingBytes = 512 << 20 // of them
 	maxCalls        = 1 << 16   // waiting for the loop's next round
-	maxMessages4me  = 4096      // of peers, waiting for the loop's next round
+	maxMessages4me  = 4096      // of peers, waiting for the loop's next round,
+	maxMessageQueue = 512 << 20 // and bytes of entries in them; one message may exceed it
 )
 
 // proposal is an entry on its way into the log.
@@ -61,6 +62,7 @@ type intake struct {
 	pending   map[uint64]*waiter
 	bytes     int   // of pending
 	earliest  int64 // no pending waiter is due before
+	received  int   // bytes of entries in notes.messages
 	notes           // for the next round
 }
 
@@ -159,10 +161,19 @@ func (in *intake) deliver(m *raftpb.Message) {
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if len(in.messages) < maxMessages4me && in.refusing == nil {
-		in.messages = append(in.messages, m)
-		in.signal()
+	if len(in.messages) >= maxMessages4me || in.refusing != nil {
+		return
 	}
+	bytes := 0
+	for _, e := range m.GetEntries() {
+		bytes += len(e.GetData())
+	}
+	if in.received > 0 && in.received+bytes > maxMessageQueue {
+		return
+	}
+	in.received += bytes
+	in.messages = append(in.messages, m)
+	in.signal()
 }
 
 // sound keeps out what no member sends: raft trusts its peers, and would take
@@ -219,7 +230,7 @@ func (in *intake) take(old notes) notes {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	fresh := in.notes
-	in.notes = old
+	in.notes, in.received = old, 0
 	return fresh
 }
 
