@@ -9,17 +9,17 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/membershippb"
 
-	"kvd/internal/member"
 	"kvd/internal/replica"
 	"kvd/internal/state"
 )
 
-// retryJoin is the pause between two tries to publish this member.
-const retryJoin = 100 * time.Millisecond
+const (
+	retryJoin       = 100 * time.Millisecond // between two tries to publish this member
+	versionPatience = 2 * time.Second        // for the cluster version to be set
+)
 
 // join makes this member known: it publishes name and client URLs through the
-// log, which succeeds once there is a leader, and sees to it that the cluster
-// has a version. It returns when both are done.
+// log, which succeeds once there is a leader.
 func (m *running) join(ctx context.Context) error {
 	name, urls := m.config.Member.Name, texts(m.config.Advertise.Client)
 	id, cluster := m.opened.ID.String(), m.opened.Cluster.String()
@@ -32,18 +32,23 @@ func (m *running) join(ctx context.Context) error {
 	}
 	m.log.Info("published local member to cluster through raft", "local-member-id", id,
 		"local-member-attributes", fmt.Sprintf("{Name:%s ClientURLs:%v}", name, urls), "cluster-id", cluster)
-	was := m.replica.View().Members.ClusterVersion()
-	if was.Compare(state.ClusterVersion) >= 0 {
-		return nil
-	}
-	version := &state.Request{ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: state.ClusterVersion.String()}}
-	if err := m.insist(ctx, version); err != nil {
-		return fmt.Errorf("set the cluster version: %w", err)
-	}
-	if was.Known() {
-		m.log.Info("updated cluster version", "local-member-id", id, "cluster-id", cluster, "from", line(was), "to", line(state.ClusterVersion))
-	} else {
-		m.log.Info("set initial cluster version", "local-member-id", id, "cluster-id", cluster, "cluster-version", line(state.ClusterVersion))
+	m.upkeep.Nudge()
+	return m.awaitVersion(ctx)
+}
+
+// awaitVersion gives the leader a moment to set the version of a new cluster,
+// without which some calls are refused. It does not insist: who is down may keep
+// it from being known.
+func (m *running) awaitVersion(ctx context.Context) error {
+	limit := time.After(versionPatience)
+	for !m.replica.View().Members.ClusterVersion().Known() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-limit:
+			return nil
+		case <-time.After(versionPatience / 100):
+		}
 	}
 	return nil
 }
@@ -67,6 +72,3 @@ func (m *running) insist(ctx context.Context, command *state.Request) error {
 		}
 	}
 }
-
-// line is the version without its patch, as etcd's log has it.
-func line(v member.Version) string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }

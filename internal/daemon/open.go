@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"net/url"
 	"slices"
@@ -89,18 +88,11 @@ func (m *running) bootOptions() bootstrap.Options {
 	}
 }
 
-// admit looks at whose data was opened. A member of a larger cluster would wait
-// for a leader for ever, as this version has nothing to reach the others with.
+// admit looks at whose data was opened: a member that was removed has no place
+// to come back to.
 func (m *running) admit() error {
-	if n := len(m.opened.Machine.View().Members.Members()); n > 1 {
-		cut := ""
-		if m.config.Unsafe.ForceNewCluster {
-			cut = ", and cannot yet cut a member out of its cluster (force-new-cluster)"
-		}
-		return errors.Join(
-			fmt.Errorf("%s belongs to a cluster of %d members, and this version of kvd runs clusters of one%s; nothing has been changed in it", m.config.Member.DataDir, n, cut),
-			m.opened.Close(),
-		)
+	if m.opened.Machine.Members().Removed(m.opened.ID) {
+		return errors.Join(m.removed(), m.opened.Close())
 	}
 	start := "restarting local member"
 	if m.opened.New {
@@ -133,3 +125,6 @@ func texts(urls []url.URL) []string {
 	}
 	return all
 }
+
+// requestTimeout is how long anything that goes through the log may take.
+func requestTimeout(r config.Raft) time.Duration { return 5*time.Second + 2*r.ElectionTimeout }
