@@ -25,6 +25,7 @@ import (
 	"kvd/internal/mvcc"
 	"kvd/internal/replica"
 	"kvd/internal/sd"
+	"kvd/internal/upkeep"
 	"kvd/internal/vfs"
 	"kvd/internal/watch"
 )
@@ -63,12 +64,15 @@ type running struct {
 	opened  *bootstrap.Member
 	replica *replica.Replica
 	hub     *watch.Hub
+	upkeep  *upkeep.Upkeep
 	crew    *crew
 
 	services *api.API // made before live is set
 
 	live  atomic.Pointer[replica.Replica] // replica, for any goroutine; nil until it is made
 	phase atomic.Value                    // string: the last status; for any goroutine
+	// corrupt says that this member is alarmed as corrupt; for any goroutine.
+	corrupt atomic.Bool
 }
 
 const (
@@ -106,6 +110,9 @@ func Run(ctx context.Context, in Inputs) error {
 	m.serveMetrics()
 	if err := m.open(ctx); err != nil {
 		return m.retreat(ctx, err)
+	}
+	if err := m.checkStart(ctx, m.others()); err != nil {
+		return m.retreat(ctx, errors.Join(err, m.opened.Close()))
 	}
 	if err := m.assemble(); err != nil {
 		return m.retreat(ctx, errors.Join(err, m.opened.Close()))
@@ -224,6 +231,9 @@ func (m *running) assemble() (err error) {
 		return err
 	}
 	m.hub = watch.New(watch.Options{}, func() *mvcc.View { return m.replica.View().Keys }, m.log, m.registry)
+	if m.upkeep, err = m.newUpkeep(m.others()); err != nil {
+		return err
+	}
 	m.services = m.newServices()
 	if err := m.register(); err != nil {
 		return err

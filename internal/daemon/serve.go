@@ -19,6 +19,7 @@ func (m *running) serve(ctx context.Context) error {
 	m.crew.start("heap", paceHeap)
 	m.crew.start("replica", m.replica.Run)
 	m.crew.start("watch hub", m.hub.Run)
+	m.crew.start("upkeep", m.upkeep.Run)
 	m.servePeers()
 	m.serveClients()
 	c := m.config

@@ -1,0 +1,82 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"go.etcd.io/etcd/api/v3/version"
+
+	"kvd/internal/config"
+	"kvd/internal/member"
+	"kvd/internal/replica"
+	"kvd/internal/upkeep"
+)
+
+// newUpkeep makes the upkeep of the member.
+func (m *running) newUpkeep(others upkeep.Others) (*upkeep.Upkeep, error) {
+	c := m.config
+	o := upkeep.Options{
+		Version:        version.Version,
+		DowngradeCheck: c.Checks.DowngradeInterval,
+		CorruptCheck:   c.Checks.CorruptInterval,
+	}
+	if c.Gates.On(config.CompactHashCheck) {
+		o.CompactHashCheck = c.Checks.CompactHashInterval
+	}
+	return upkeep.New(o, upkeep.Parts{
+		Member: m.replica, Others: others, ID: m.opened.ID,
+		Corrupt: m.sayCorrupt, Log: m.log, Registry: m.registry,
+	})
+}
+
+// sayCorrupt tells the operator when this member is found corrupt, and when the
+// alarm is gone.
+func (m *running) sayCorrupt(alarmed []member.ID) {
+	mine := upkeep.Concerns(alarmed, m.opened.ID)
+	was := m.corrupt.Swap(mine)
+	switch {
+	case mine && !was:
+		m.log.LogAttrs(context.Background(), slog.LevelError,
+			"the data of this member is not what the other members hold, and the cluster refuses requests; replace it with 'kvd member rejoin', then disarm the alarm",
+			message(messageCorrupt), slog.String("local-member-id", m.opened.ID.String()), slog.Any("alarmed-members", alarmed))
+	case was && !mine:
+		m.log.Info("this member is not alarmed as corrupt any more", "local-member-id", m.opened.ID.String())
+	case len(alarmed) > 0 && !mine:
+		m.log.Error("another member's data is corrupt, and the cluster refuses requests", "alarmed-members", alarmed)
+	}
+}
+
+// checkStart compares the member that was opened with those that run, unless
+// that is switched off.
+func (m *running) checkStart(ctx context.Context, others upkeep.Others) error {
+	if !m.config.Gates.On(config.InitialCorruptCheck) || m.opened.New {
+		return nil
+	}
+	return upkeep.CheckStart(ctx, upkeep.Start{
+		ID: m.opened.ID, View: m.opened.Machine.View(), Others: others, Log: m.log, Progress: m.progress,
+	})
+}
+
+// others reach the other members.
+func (m *running) others() upkeep.Others { return nobody{} }
+
+// nobody is the others of a member alone.
+type nobody struct{}
+
+var errNobody = errors.New("this version of kvd reaches no other member")
+
+func (nobody) Version(context.Context, member.Member) (string, error) { return "", errNobody }
+
+func (nobody) HashKV(context.Context, member.Member, int64) (upkeep.Hash, error) {
+	return upkeep.Hash{}, errNobody
+}
+
+// ExitUnfit is the status of a process whose member must be replaced: another
+// start with the same data would end in the same way.
+const ExitUnfit = 65
+
+// Unfit reports whether that is why a member ended.
+func Unfit(err error) bool {
+	return errors.Is(err, replica.ErrLogRegressed) || errors.Is(err, upkeep.ErrCorrupt)
+}
