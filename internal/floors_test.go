@@ -19,7 +19,7 @@ var floors = [][]string{
 	{"listen", "store", "wal"},          // devices
 	{"mvcc", "lease", "auth", "member"}, // model: no goroutine, no lock, no I/O
 	{"state"},                           // machine: the same
-	{"replica", "watch"},                // engine
+	{"replica", "peer", "watch"},        // engine
 	{"api", "gateway", "upkeep"},        // service
 	{"bootstrap"},                       // birth
 	{"config"},                          // settings
