@@ -93,6 +93,9 @@ func runDaemon(args []string, out, errs io.Writer) int {
 	case errors.As(err, &refused):
 		log.Error("the configuration cannot be used", "error", err)
 		return config.ExitStatus
+	case daemon.Unfit(err):
+		log.Error("the member must be replaced", "error", err)
+		return daemon.ExitUnfit
 	case err != nil:
 		log.Error("kvd ends", "error", err)
 		return 1

@@ -112,8 +112,7 @@ type Member struct {
 	Log     *wal.Log
 	Store   *store.File
 	Machine *state.Machine
-	SnapDir string          // where snapshots of the log go
-	Remotes []member.Member // of a cluster that it joins: who reached it before it knows
+	SnapDir string // where snapshots of the log go
 	lock    *Lock
 	machine state.Options
 	log     *slog.Logger

@@ -82,7 +82,12 @@ func Explain(args, environ []string, readFile func(string) ([]byte, error)) (tex
 		if o.is(outside) {
 			continue
 		}
-		rows = append(rows, row{string(o.section), o.name, o.shown(o.bind(c).text()), c.Origin(o.name).String()})
+		v := o.bind(c)
+		text := v.text()
+		if e, ok := v.(interface{ effective() string }); ok {
+			text = e.effective()
+		}
+		rows = append(rows, row{string(o.section), o.name, o.shown(text), c.Origin(o.name).String()})
 	}
 	if asJSON {
 		return toJSON(struct {

@@ -77,6 +77,8 @@ type running struct {
 
 	live  atomic.Pointer[replica.Replica] // replica, for any goroutine; nil until it is made
 	phase atomic.Value                    // string: the last status; for any goroutine
+	// corrupt says that this member is alarmed as corrupt; for any goroutine.
+	corrupt atomic.Bool
 }
 
 const (
@@ -115,10 +117,13 @@ func Run(ctx context.Context, in Inputs) error {
 	if err := m.open(ctx); err != nil {
 		return m.retreat(ctx, err)
 	}
+	if err := m.checkStart(ctx, m.others()); err != nil {
+		return m.retreat(ctx, errors.Join(err, m.opened.Close()))
+	}
 	if err := m.assemble(); err != nil {
 		return m.retreat(ctx, errors.Join(err, m.opened.Close()))
 	}
-	if err := m.compare(ctx); err != nil {
+	if err := m.checkStart(ctx, m.others()); err != nil {
 		return m.retreat(ctx, errors.Join(err, m.opened.Close()))
 	}
 	err := m.serve(ctx)
@@ -254,7 +259,7 @@ func (m *running) assemble() (err error) {
 	if err := m.newTransport(); err != nil {
 		return err
 	}
-	if err := m.newUpkeep(); err != nil {
+	if m.upkeep, err = m.newUpkeep(m.others()); err != nil {
 		return err
 	}
 	if err := m.register(); err != nil {

@@ -13,13 +13,12 @@ import (
 	"kvd/internal/state"
 )
 
-const (
-	retryJoin       = 100 * time.Millisecond // between two tries to publish this member
-	versionPatience = 2 * time.Second        // for the cluster version to be set
-)
+// retryJoin is the pause between two tries to publish this member.
+const retryJoin = 100 * time.Millisecond
 
 // join makes this member known: it publishes name and client URLs through the
-// log, which succeeds once there is a leader.
+// log, which succeeds once there is a leader. It returns when that is done and
+// the cluster has a version.
 func (m *running) join(ctx context.Context) error {
 	name, urls := m.config.Member.Name, texts(m.config.Advertise.Client)
 	id, cluster := m.opened.ID.String(), m.opened.Cluster.String()
@@ -33,24 +32,12 @@ func (m *running) join(ctx context.Context) error {
 	m.log.Info("published local member to cluster through raft", "local-member-id", id,
 		"local-member-attributes", fmt.Sprintf("{Name:%s ClientURLs:%v}", name, urls), "cluster-id", cluster)
 	m.upkeep.Nudge()
-	return m.awaitVersion(ctx)
-}
-
-// awaitVersion gives the leader a moment to set the version of a new cluster,
-// without which some calls are refused. It does not insist: who is down may keep
-// it from being known.
-func (m *running) awaitVersion(ctx context.Context) error {
-	limit := time.After(versionPatience)
-	for !m.replica.View().Members.ClusterVersion().Known() {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-limit:
-			return nil
-		case <-time.After(versionPatience / 100):
-		}
+	select {
+	case <-m.upkeep.Agreed():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	return nil
 }
 
 // insist proposes a command until it is applied.

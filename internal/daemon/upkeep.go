@@ -5,60 +5,63 @@ import (
 	"errors"
 	"log/slog"
 
+	"go.etcd.io/etcd/api/v3/version"
+
 	"kvd/internal/config"
 	"kvd/internal/member"
 	"kvd/internal/peer"
+	"kvd/internal/replica"
 	"kvd/internal/upkeep"
 )
 
-// newUpkeep makes what this member does for its cluster unasked.
-func (m *running) newUpkeep() (err error) {
+// newUpkeep makes the upkeep of the member.
+func (m *running) newUpkeep(others upkeep.Others) (*upkeep.Upkeep, error) {
 	c := m.config
 	o := upkeep.Options{
-		Version:        etcdVersion,
+		Version:        version.Version,
 		DowngradeCheck: c.Checks.DowngradeInterval,
 		CorruptCheck:   c.Checks.CorruptInterval,
-		RequestTimeout: requestTimeout(c.Raft),
 	}
 	if c.Gates.On(config.CompactHashCheck) {
 		o.CompactHashCheck = c.Checks.CompactHashInterval
 	}
-	m.upkeep, err = upkeep.New(o, upkeep.Parts{
-		Member: m.replica, Others: others{m.transport.Client(), m.opened.Cluster}, ID: m.opened.ID,
-		Corrupt: m.corrupt, Log: m.log, Registry: m.registry,
+	return upkeep.New(o, upkeep.Parts{
+		Member: m.replica, Others: others, ID: m.opened.ID,
+		Corrupt: m.sayCorrupt, Log: m.log, Registry: m.registry,
 	})
-	return err
 }
 
-// compare compares the data of a member that starts again with that of those
-// that run, before it takes part.
-func (m *running) compare(ctx context.Context) error {
-	if m.opened.New || !m.config.Gates.On(config.InitialCorruptCheck) {
+// sayCorrupt tells the operator when this member is found corrupt, and when the
+// alarm is gone.
+func (m *running) sayCorrupt(alarmed []member.ID) {
+	mine := upkeep.Concerns(alarmed, m.opened.ID)
+	was := m.corrupt.Swap(mine)
+	switch {
+	case mine && !was:
+		m.log.LogAttrs(context.Background(), slog.LevelError,
+			"the data of this member is not what the other members hold, and the cluster refuses requests; replace it with 'kvd member rejoin', then disarm the alarm",
+			message(messageCorrupt), slog.String("local-member-id", m.opened.ID.String()), slog.Any("alarmed-members", alarmed))
+	case was && !mine:
+		m.log.Info("this member is not alarmed as corrupt any more", "local-member-id", m.opened.ID.String())
+	case len(alarmed) > 0 && !mine:
+		m.log.Error("another member's data is corrupt, and the cluster refuses requests", "alarmed-members", alarmed)
+	}
+}
+
+// checkStart compares the member that was opened with those that run, unless
+// that is switched off.
+func (m *running) checkStart(ctx context.Context, others upkeep.Others) error {
+	if !m.config.Gates.On(config.InitialCorruptCheck) || m.opened.New {
 		return nil
 	}
-	err := upkeep.CheckStart(ctx, upkeep.Start{
-		ID: m.opened.ID, View: m.replica.View(), Others: others{m.transport.Client(), m.opened.Cluster},
-		Log: m.log, Progress: m.progress,
+	return upkeep.CheckStart(ctx, upkeep.Start{
+		ID: m.opened.ID, View: m.opened.Machine.View(), Others: others, Log: m.log, Progress: m.progress,
 	})
-	if err != nil {
-		m.log.LogAttrs(ctx, slog.LevelError, "this member does not start: its data is not that of the cluster", message(messageCorrupt), slog.Any("error", err))
-	}
-	return err
 }
 
-// corrupt is told which members are alarmed as corrupt.
-func (m *running) corrupt(members []member.ID) {
-	ctx := context.Background()
-	for _, id := range members {
-		switch id {
-		case m.opened.ID:
-			m.log.LogAttrs(ctx, slog.LevelError, "this member's data differs from that of the others; it serves no more keys: run 'kvd member rejoin' on this host",
-				message(messageCorrupt), slog.String("member-id", id.String()))
-		default:
-			m.log.LogAttrs(ctx, slog.LevelError, "a member's data differs from that of the others; no keys are served before the alarm is disarmed",
-				message(messageCorrupt), slog.String("member-id", id.String()))
-		}
-	}
+// others reach the other members.
+func (m *running) others() upkeep.Others {
+	return others{m.transport.Client(), m.opened.Cluster}
 }
 
 // others asks other members for upkeep.
@@ -84,4 +87,13 @@ func (o others) Version(ctx context.Context, of member.Member) (string, error) {
 func (o others) HashKV(ctx context.Context, of member.Member, rev int64) (upkeep.Hash, error) {
 	h, err := o.client.HashKV(ctx, of.PeerURLs, o.cluster, rev)
 	return upkeep.Hash(h), err
+}
+
+// ExitUnfit is the status of a process whose member must be replaced: another
+// start with the same data would end in the same way.
+const ExitUnfit = 65
+
+// Unfit reports whether that is why a member ended.
+func Unfit(err error) bool {
+	return errors.Is(err, replica.ErrLogRegressed) || errors.Is(err, upkeep.ErrCorrupt)
 }

@@ -116,7 +116,9 @@ type Upkeep struct {
 	log     *slog.Logger
 	metrics *metrics
 
-	nudged  chan struct{} // of one: look at once
+	nudged  chan struct{} // of one: look at the cluster version at once
+	changed chan struct{} // of one: look at the view at once
+	agreed  chan struct{} // closed when the cluster has a version
 	said    said          // owned by versions
 	checked int64         // newest compaction that all members agree on; owned by compactions
 }
@@ -135,7 +137,8 @@ func New(o Options, p Parts) (*Upkeep, error) {
 	u := &Upkeep{
 		o: o, member: p.Member, others: p.Others, id: p.ID, corrupt: p.Corrupt,
 		log: p.Log.With("local-member-id", p.ID.String()), metrics: newMetrics(p.Registry),
-		nudged: make(chan struct{}, 1), said: said{},
+		nudged: make(chan struct{}, 1), changed: make(chan struct{}, 1), agreed: make(chan struct{}),
+		said: said{},
 	}
 	return u, nil
 }
@@ -143,11 +146,20 @@ func New(o Options, p Parts) (*Upkeep, error) {
 // Nudge makes the leader look at the cluster version now, rather than at its
 // next look. For any goroutine.
 func (u *Upkeep) Nudge() {
+	wake(u.nudged)
+	wake(u.changed)
+}
+
+func wake(c chan struct{}) {
 	select {
-	case u.nudged <- struct{}{}:
+	case c <- struct{}{}:
 	default: // it is about to look
 	}
 }
+
+// Agreed is closed when the cluster has a version: before that its members may
+// be without parts of the API. Run must be running.
+func (u *Upkeep) Agreed() <-chan struct{} { return u.agreed }
 
 // Run does the upkeep until ctx ends, and returns nil then. It may be called
 // once. What cannot be done now is logged and tried again.
