@@ -26,9 +26,14 @@ func (m *running) open(ctx context.Context) error {
 		member *bootstrap.Member
 		err    error
 	}
+	client, err := m.newPeerClient()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
 	done := make(chan result, 1)
 	go func() {
-		member, err := bootstrap.Open(ctx, m.bootOptions())
+		member, err := bootstrap.Open(ctx, m.bootOptions(strangers{client}))
 		done <- result{member, err}
 	}()
 	extend := time.NewTicker(extendBy / 3)
@@ -60,7 +65,7 @@ func (m *running) open(ctx context.Context) error {
 	}
 }
 
-func (m *running) bootOptions() bootstrap.Options {
+func (m *running) bootOptions(peers bootstrap.Peers) bootstrap.Options {
 	c := m.config
 	return bootstrap.Options{
 		DataDir:    c.Member.DataDir,
@@ -69,6 +74,11 @@ func (m *running) bootOptions() bootstrap.Options {
 		Cluster:    seeds(c.Cluster.Initial),
 		Advertised: texts(c.Advertise.Peer),
 		Token:      c.Cluster.Token,
+		Existing:   c.Cluster.State == "existing",
+		SRV:        bootstrap.SRV{Domain: c.Discovery.SRVDomain, Suffix: c.Discovery.SRVName},
+		Discovery:  discovery(c.Discovery),
+		ForceNew:   c.Unsafe.ForceNewCluster,
+		Peers:      peers,
 		Store: store.Options{
 			NoSync:        c.Unsafe.NoFsync,
 			FreelistArray: c.Store.FreelistType == "array",
@@ -128,3 +138,13 @@ func texts(urls []url.URL) []string {
 
 // requestTimeout is how long anything that goes through the log may take.
 func requestTimeout(r config.Raft) time.Duration { return 5*time.Second + 2*r.ElectionTimeout }
+
+func discovery(d config.Discovery) bootstrap.Discovery {
+	return bootstrap.Discovery{
+		Endpoints: d.Endpoints, Token: d.Token,
+		DialTimeout: d.DialTimeout, RequestTimeout: d.RequestTimeout,
+		KeepAliveTime: d.KeepAliveTime, KeepAliveTimeout: d.KeepAliveTimeout,
+		InsecureTransport: d.InsecureTransport, InsecureSkipVerify: d.InsecureSkipVerify,
+		CertFile: d.CertFile, KeyFile: d.KeyFile, CAFile: d.CAFile, User: d.User, Password: d.Password,
+	}
+}
