@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kvd/internal/store"
 	"kvd/internal/vfs"
 )
 
@@ -305,31 +304,11 @@ func TestAStopThatCannotWriteIsAFailure(t *testing.T) {
 	}
 }
 
-func TestAMemberOfALargerClusterIsRefused(t *testing.T) {
-	dir := t.TempDir()
-	d := start(t, flags(dir)...)
-	must(t, d.stop(t))
-	db, err := store.Open(filepath.Join(dir, "member", "snap", "db"), store.Options{})
-	must(t, err)
-	reader, err := db.Read()
-	must(t, err)
-	at := reader.Stamp()
-	reader.Close()
-	rows := &store.Batch{}
-	rows.Put(store.Members, []byte("1234"), []byte(`{"id":4660,"peerURLs":["http://127.0.0.1:9"],"name":"n2"}`))
-	must(t, errors.Join(db.Commit(at, rows), db.Close()))
-	d = run(t, Inputs{Config: configured(t, flags(dir)...)})
-	if err := d.wait(t); err == nil || !strings.Contains(err.Error(), "a cluster of 2 members") {
-		t.Errorf("%v", err)
-	}
-}
-
 func TestWhatCannotBeHonouredIsAConfigurationError(t *testing.T) {
 	for _, c := range []struct {
 		args []string
 		part string
 	}{
-		{[]string{"--initial-cluster-state=existing"}, "initial-cluster-state"},
 		{[]string{"--enable-distributed-tracing"}, "enable-distributed-tracing"},
 		{[]string{"--initial-cluster=n1=http://127.0.0.1:3"}, "--initial-cluster has n1=http://127.0.0.1:3 but missing from"},
 		{[]string{"--initial-cluster=n2=http://127.0.0.1:2"}, `couldn't find local name "n1"`},
