@@ -95,9 +95,6 @@ func Run(ctx context.Context, in Inputs) error {
 	if err := possible(in.Config); err != nil {
 		return err
 	}
-	if err := m.possibleAtBirth(); err != nil {
-		return err
-	}
 	if err := m.listen(ctx); err != nil {
 		return err
 	}
@@ -121,28 +118,12 @@ func Run(ctx context.Context, in Inputs) error {
 
 // possible refuses options that this version cannot honour: ignoring them would
 // be worse.
-func possible(c *config.Config) error { return refuse(c.NotYet()) }
-
-func refuse(missing []string) error {
+func possible(c *config.Config) error {
+	missing := c.NotYet()
 	if len(missing) == 0 {
 		return nil
 	}
 	return &ConfigError{fmt.Errorf("options that this version of kvd cannot honour yet: %s", strings.Join(missing, "; "))}
-}
-
-// possibleAtBirth is possible for the options that only make a new member. One
-// that exists ignores them, as etcd does: they stay in unit files for ever.
-func (m *running) possibleAtBirth() error {
-	missing := m.config.NotYetAtBirth()
-	if len(missing) == 0 {
-		return nil
-	}
-	exists, err := bootstrap.Options{DataDir: m.config.Member.DataDir, WALDir: m.config.Member.WALDir}.Exists()
-	if err != nil || !exists {
-		return errors.Join(err, refuse(missing))
-	}
-	m.log.Info("the member exists already; ignoring what would make a new one", "options", missing)
-	return nil
 }
 
 // retreat ends a start that did not come to a member. One that was told to stop

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"net/url"
 	"slices"
@@ -44,7 +43,8 @@ func (m *running) open(ctx context.Context) error {
 				return r.err
 			}
 			m.opened = r.member
-			return m.admit()
+			m.admit()
+			return nil
 		case <-extend.C:
 			m.extend()
 		case <-ctx.Done():
@@ -70,6 +70,12 @@ func (m *running) bootOptions() bootstrap.Options {
 		Cluster:    seeds(c.Cluster.Initial),
 		Advertised: texts(c.Advertise.Peer),
 		Token:      c.Cluster.Token,
+		Existing:   c.Cluster.State == "existing",
+		SRV:        bootstrap.SRV{Domain: c.Discovery.SRVDomain, Suffix: c.Discovery.SRVName},
+		Discovery:  discovery(c.Discovery),
+		ForceNew:   c.Unsafe.ForceNewCluster,
+		// etcd gives a request 5 s, and time for an election before and after.
+		RequestTimeout: 5*time.Second + 2*c.Raft.ElectionTimeout,
 		Store: store.Options{
 			NoSync:        c.Unsafe.NoFsync,
 			FreelistArray: c.Store.FreelistType == "array",
@@ -89,26 +95,25 @@ func (m *running) bootOptions() bootstrap.Options {
 	}
 }
 
-// admit looks at whose data was opened. A member of a larger cluster would wait
-// for a leader for ever, as this version has nothing to reach the others with.
-func (m *running) admit() error {
-	if n := len(m.opened.Machine.View().Members.Members()); n > 1 {
-		cut := ""
-		if m.config.Unsafe.ForceNewCluster {
-			cut = ", and cannot yet cut a member out of its cluster (force-new-cluster)"
-		}
-		return errors.Join(
-			fmt.Errorf("%s belongs to a cluster of %d members, and this version of kvd runs clusters of one%s; nothing has been changed in it", m.config.Member.DataDir, n, cut),
-			m.opened.Close(),
-		)
-	}
+// admit tells whose data was opened.
+func (m *running) admit() {
 	start := "restarting local member"
 	if m.opened.New {
 		start = "starting local member"
 	}
 	m.log.Info(start, "local-member-id", m.opened.ID.String(), "cluster-id", m.opened.Cluster.String(),
 		"name", m.config.Member.Name, "data-dir", m.config.Member.DataDir)
-	return nil
+}
+
+func discovery(d config.Discovery) bootstrap.Discovery {
+	return bootstrap.Discovery{
+		Endpoints: d.Endpoints, Token: d.Token,
+		DialTimeout: d.DialTimeout, RequestTimeout: d.RequestTimeout,
+		KeepAliveTime: d.KeepAliveTime, KeepAliveTimeout: d.KeepAliveTimeout,
+		InsecureTransport: d.InsecureTransport, InsecureSkipVerify: d.InsecureSkipVerify,
+		CertFile: d.CertFile, KeyFile: d.KeyFile, CAFile: d.CAFile,
+		User: d.User, Password: d.Password,
+	}
 }
 
 // minLeaseTTL is the least lease that outlives an election, in seconds: one and
