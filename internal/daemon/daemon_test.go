@@ -304,6 +304,30 @@ func TestAStopThatCannotWriteIsAFailure(t *testing.T) {
 	}
 }
 
+// TestForceNewClusterFreesAMember: the others of its cluster never come.
+func TestForceNewClusterFreesAMember(t *testing.T) {
+	dir := t.TempDir()
+	trio := "--initial-cluster=n1=http://127.0.0.1:2,n2=http://127.0.0.1:3,n3=http://127.0.0.1:4"
+	d := run(t, Inputs{Config: configured(t, flags(dir, trio)...)})
+	d.log.wait(t, "now serving peer/client/metrics", 0)
+	must(t, d.stop(t))
+	for range 2 { // the option may stay
+		d = start(t, flags(dir, trio, "--force-new-cluster")...)
+		c := d.dial(t)
+		must(t, put(t, c, "k", "v"))
+		list, err := c.MemberList(t.Context())
+		must(t, err)
+		if len(list.Members) != 1 || list.Members[0].PeerURLs[0] != "http://127.0.0.1:2" || list.Members[0].Name != "n1" {
+			t.Errorf("members %v", list.Members)
+		}
+		must(t, d.stop(t))
+	}
+	d = start(t, flags(dir)...)
+	if got := get(t, d.dial(t), "k"); got != "v" {
+		t.Errorf("k is %q", got)
+	}
+}
+
 func TestWhatCannotBeHonouredIsAConfigurationError(t *testing.T) {
 	for _, c := range []struct {
 		args []string

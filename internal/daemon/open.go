@@ -79,6 +79,8 @@ func (m *running) bootOptions(peers bootstrap.Peers) bootstrap.Options {
 		Discovery:  discovery(c.Discovery),
 		ForceNew:   c.Unsafe.ForceNewCluster,
 		Peers:      peers,
+		// etcd gives a request 5 s, and time for an election before and after.
+		RequestTimeout: 5*time.Second + 2*c.Raft.ElectionTimeout,
 		Store: store.Options{
 			NoSync:        c.Unsafe.NoFsync,
 			FreelistArray: c.Store.FreelistType == "array",
@@ -113,6 +115,17 @@ func (m *running) admit() error {
 	return nil
 }
 
+func discovery(d config.Discovery) bootstrap.Discovery {
+	return bootstrap.Discovery{
+		Endpoints: d.Endpoints, Token: d.Token,
+		DialTimeout: d.DialTimeout, RequestTimeout: d.RequestTimeout,
+		KeepAliveTime: d.KeepAliveTime, KeepAliveTimeout: d.KeepAliveTimeout,
+		InsecureTransport: d.InsecureTransport, InsecureSkipVerify: d.InsecureSkipVerify,
+		CertFile: d.CertFile, KeyFile: d.KeyFile, CAFile: d.CAFile,
+		User: d.User, Password: d.Password,
+	}
+}
+
 // minLeaseTTL is the least lease that outlives an election, in seconds: one and
 // a half election timeouts, in whole ticks.
 func minLeaseTTL(r config.Raft) int64 {
@@ -134,17 +147,4 @@ func texts(urls []url.URL) []string {
 		all = append(all, u.String())
 	}
 	return all
-}
-
-// requestTimeout is how long anything that goes through the log may take.
-func requestTimeout(r config.Raft) time.Duration { return 5*time.Second + 2*r.ElectionTimeout }
-
-func discovery(d config.Discovery) bootstrap.Discovery {
-	return bootstrap.Discovery{
-		Endpoints: d.Endpoints, Token: d.Token,
-		DialTimeout: d.DialTimeout, RequestTimeout: d.RequestTimeout,
-		KeepAliveTime: d.KeepAliveTime, KeepAliveTimeout: d.KeepAliveTimeout,
-		InsecureTransport: d.InsecureTransport, InsecureSkipVerify: d.InsecureSkipVerify,
-		CertFile: d.CertFile, KeyFile: d.KeyFile, CAFile: d.CAFile, User: d.User, Password: d.Password,
-	}
 }
