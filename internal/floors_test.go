@@ -20,7 +20,7 @@ var floors = [][]string{
 	{"mvcc", "lease", "auth", "member"}, // model: no goroutine, no lock, no I/O
 	{"state"},                           // machine: the same
 	{"replica", "peer", "watch"},        // engine
-	{"api", "gateway"},                  // service
+	{"api", "gateway", "upkeep"},        // service
 	{"bootstrap"},                       // birth
 	{"config"},                          // settings
 	{"daemon"},                          // assembly

@@ -248,12 +248,16 @@ func New(o Options, p Parts) (*Replica, error) {
 		return nil, err
 	}
 	p.Log.SetConfState(p.Machine.Members().ConfState())
-	core, err := NewCore(CoreOptions{
-		Self:          p.Member,
-		ElectionTicks: int(o.Election / o.Heartbeat),
-		PreVote:       o.PreVote,
-		Applied:       index,
-	}, lifted{p.Log, index}, p.Logger)
+	var core *Core
+	err := explained(func() (err error) {
+		core, err = NewCore(CoreOptions{
+			Self:          p.Member,
+			ElectionTicks: int(o.Election / o.Heartbeat),
+			PreVote:       o.PreVote,
+			Applied:       index,
+		}, lifted{p.Log, index}, p.Logger)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -307,7 +311,7 @@ func (r *Replica) Run(ctx context.Context) error {
 		ended[i] = make(chan struct{})
 		go func() {
 			defer close(ended[i])
-			if err := s.run(); err != nil {
+			if err := explained(s.run); err != nil {
 				failed <- err
 			}
 		}()
