@@ -101,7 +101,7 @@ func (t *Transport) promote(w http.ResponseWriter, r *http.Request) {
 	case errors.Is(err, member.ErrNotLearner):
 		http.Error(w, member.ErrNotLearner.Error(), http.StatusPreconditionFailed)
 	case errors.Is(err, ErrNotReady):
-		http.Error(w, ErrNotReady.Error(), http.StatusPreconditionFailed)
+		http.Error(w, textNotReady, http.StatusPreconditionFailed)
 	default:
 		complain(w, http.StatusInternalServerError, "Internal Server Error")
 	}
@@ -156,6 +156,8 @@ func (t *Transport) hash(w http.ResponseWriter, r *http.Request) {
 const (
 	textCompacted = "mvcc: required revision has been compacted"
 	textFuture    = "mvcc: required revision is a future revision"
+	textNotReady  = "etcdserver: can only promote a learner member which is in sync with leader"
+	textNoLease   = "lease not found"
 )
 
 // question reads a small body.
@@ -231,8 +233,6 @@ func refuseLease(w http.ResponseWriter, err error, other int) {
 		http.Error(w, err.Error(), other)
 	}
 }
-
-const textNoLease = "lease not found"
 
 func answerLease(w http.ResponseWriter, answer proto.Message, wrap func([]byte) []byte) {
 	b, err := proto.Marshal(answer)
