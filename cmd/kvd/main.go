@@ -87,7 +87,11 @@ func runDaemon(args []string, out, errs io.Writer) int {
 	log.Info("starting kvd", "version", version, "commit", commit, "etcd-version", apiVersion, "config-file", c.File)
 	err = daemon.Run(ctx, daemon.Inputs{Config: c, Log: log, Version: version, Commit: commit, Notifier: sd.NewNotifier(), Reload: s.reload})
 	var refused *daemon.ConfigError
+	var removed *daemon.RemovedError
 	switch {
+	case errors.As(err, &removed):
+		log.Error("kvd ends and should not be started again here", "error", err)
+		return config.ExitStatus
 	case errors.As(err, &refused):
 		log.Error("the configuration cannot be used", "error", err)
 		return config.ExitStatus

@@ -374,10 +374,6 @@ func TestForeignVariablesAreOnlyWarnedOf(t *testing.T) {
 
 func TestWhatThisVersionCannotDoIsNamed(t *testing.T) {
 	for name, args := range map[string][]string{
-		"initial-cluster":            {"--initial-cluster=default=http://127.0.0.1:1,b=http://127.0.0.1:2"},
-		"initial-cluster-state":      {"--initial-cluster-state=existing"},
-		"discovery-endpoints":        {"--discovery-endpoints=a:1", "--discovery-token=t"},
-		"discovery-srv":              {"--discovery-srv=example.com"},
 		"auth-token":                 {"--auth-token=jwt,pub-key=a,sign-method=RS256"},
 		"enable-distributed-tracing": {"--enable-distributed-tracing"},
 		"listen-client-urls": {
@@ -385,14 +381,7 @@ func TestWhatThisVersionCannotDoIsNamed(t *testing.T) {
 			"--advertise-client-urls=http://127.0.0.1:1", "--cert-file=a", "--key-file=b",
 		},
 	} {
-		c := mustLoad(t, sources{args: args})
-		texts, atBirth := c.NotYet(), c.NotYetAtBirth()
-		if strings.HasPrefix(name, "initial-") || strings.HasPrefix(name, "discovery-") {
-			texts, atBirth = atBirth, texts
-		}
-		if len(atBirth) != 0 {
-			t.Errorf("%v: also %q", args, atBirth)
-		}
+		texts := mustLoad(t, sources{args: args}).NotYet()
 		if len(texts) != 1 || !strings.HasPrefix(texts[0], name+" (flag --"+name+"): ") {
 			t.Errorf("%v: %q", args, texts)
 		}

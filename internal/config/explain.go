@@ -30,10 +30,7 @@ func Check(args, environ []string, readFile func(string) ([]byte, error)) (text 
 		return usage(), 0
 	}
 	if c != nil {
-		verdict.File, verdict.Warnings, verdict.NotYet = c.File, slices.Clone(c.Warnings), c.NotYet()
-		for _, reason := range c.NotYetAtBirth() { // whether there is a member is not looked at here
-			verdict.Warnings = append(verdict.Warnings, "not possible without a member in the data directory: "+reason)
-		}
+		verdict.File, verdict.Warnings, verdict.NotYet = c.File, c.Warnings, c.NotYet()
 		verdict.Valid = len(verdict.NotYet) == 0
 	}
 	if !verdict.Valid {

@@ -10,29 +10,6 @@ type missing struct {
 	reason string
 }
 
-// missingAtBirth is what a new member cannot do yet. One that exists ignores
-// these options. A row goes when its part is there.
-func missingAtBirth() []missing {
-	return []missing{
-		{
-			"initial-cluster", func(c *Config) bool { return len(c.Cluster.Initial.Members) > 1 },
-			"this version runs clusters of one member",
-		},
-		{
-			"initial-cluster-state", func(c *Config) bool { return c.Cluster.State == "existing" },
-			"this version cannot join a cluster",
-		},
-		{
-			"discovery-endpoints", func(c *Config) bool { return len(c.Discovery.Endpoints) > 0 },
-			"this version cannot discover a cluster",
-		},
-		{
-			"discovery-srv", func(c *Config) bool { return c.Discovery.SRVDomain != "" || c.Discovery.SRVName != "" },
-			"this version cannot discover a cluster",
-		},
-	}
-}
-
 // missingParts is what no member can do yet.
 func missingParts() []missing {
 	return []missing{
@@ -55,10 +32,6 @@ func missingParts() []missing {
 // with the reason. A daemon must refuse to start on it: an option that is
 // silently ignored is worse than one that is missing.
 func (c *Config) NotYet() []string { return c.askedOf(missingParts()) }
-
-// NotYetAtBirth is the same of what is asked of a new member. A member that
-// exists ignores these options, as in etcd.
-func (c *Config) NotYetAtBirth() []string { return c.askedOf(missingAtBirth()) }
 
 func (c *Config) askedOf(parts []missing) []string {
 	var texts []string

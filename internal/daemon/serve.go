@@ -19,9 +19,9 @@ func (m *running) serve(ctx context.Context) error {
 	m.crew.start("heap", paceHeap)
 	m.crew.start("replica", m.replica.Run)
 	m.crew.start("watch hub", m.hub.Run)
-	m.crew.start("upkeep", m.upkeep.Run)
 	m.servePeers()
 	m.serveClients()
+	m.crew.start("upkeep", m.upkeep.Run)
 	c := m.config
 	m.log.Info("now serving peer/client/metrics", "local-member-id", m.opened.ID.String(),
 		"initial-advertise-peer-urls", texts(c.Advertise.Peer), "listen-peer-urls", addresses(m.ports.peer),
@@ -43,13 +43,19 @@ func (m *running) serve(ctx context.Context) error {
 	report := newReport(m)
 	look := time.NewTicker(report.interval())
 	defer look.Stop()
-	var reload <-chan Reread // only a member that is ready can become ready again
+	var leave <-chan time.Time // once this member was removed
+	var reload <-chan Reread   // only a member that is ready can become ready again
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case err := <-m.crew.failed:
 			return err
+		case <-m.gone:
+			m.log.Error("server error", "error", m.removed())
+			leave = time.After(removalGrace)
+		case <-leave:
+			return nil
 		case err := <-joined:
 			waiting = false
 			if err != nil && ctx.Err() == nil {
@@ -145,22 +151,22 @@ func (m *running) apiOptions() api.Options {
 	}
 }
 
-// servePeers answers on the peer ports.
-func (m *running) servePeers() {
-	m.serveHTTP("peers", m.peerMux(m.web), listeners(m.ports.peer))
-}
-
 // serveMetrics answers on the metrics ports, which say how far a start has come.
 func (m *running) serveMetrics() {
 	m.serveHTTP("metrics", m.web.Metrics(), listeners(m.ports.metrics))
 }
 
-func (m *running) serveHTTP(name string, handler http.Handler, on []net.Listener) {
+// serveHTTP answers on listeners. Fit, if given, makes the server fit for what is
+// asked there.
+func (m *running) serveHTTP(name string, handler http.Handler, on []net.Listener, fit ...func(*http.Server)) {
 	if len(on) == 0 {
 		return
 	}
 	prepare := func(server *http.Server) {
 		listen.KeepTLS(server)
+		for _, f := range fit {
+			f(server)
+		}
 		server.ErrorLog = slog.NewLogLogger(m.log.Handler(), slog.LevelDebug)
 	}
 	m.crew.start(name, func(ctx context.Context) error { return gateway.Serve(ctx, handler, prepare, on...) })

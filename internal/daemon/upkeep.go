@@ -10,6 +10,7 @@ import (
 
 	"kvd/internal/config"
 	"kvd/internal/member"
+	"kvd/internal/peer"
 	"kvd/internal/replica"
 	"kvd/internal/upkeep"
 )
@@ -60,17 +61,33 @@ func (m *running) checkStart(ctx context.Context, others upkeep.Others) error {
 }
 
 // others reach the other members.
-func (m *running) others() upkeep.Others { return nobody{} }
+func (m *running) others() upkeep.Others {
+	return others{m.transport.Client(), m.opened.Cluster}
+}
 
-// nobody is the others of a member alone.
-type nobody struct{}
+// others asks other members for upkeep.
+type others struct {
+	client  *peer.Client
+	cluster member.ClusterID
+}
 
-var errNobody = errors.New("this version of kvd reaches no other member")
+// Version implements upkeep.Others.
+func (o others) Version(ctx context.Context, of member.Member) (string, error) {
+	var errs []error
+	for _, url := range of.PeerURLs {
+		v, err := o.client.Versions(ctx, url)
+		if err == nil {
+			return v.Server, nil
+		}
+		errs = append(errs, err)
+	}
+	return "", errors.Join(errs...)
+}
 
-func (nobody) Version(context.Context, member.Member) (string, error) { return "", errNobody }
-
-func (nobody) HashKV(context.Context, member.Member, int64) (upkeep.Hash, error) {
-	return upkeep.Hash{}, errNobody
+// HashKV implements upkeep.Others.
+func (o others) HashKV(ctx context.Context, of member.Member, rev int64) (upkeep.Hash, error) {
+	h, err := o.client.HashKV(ctx, of.PeerURLs, o.cluster, rev)
+	return upkeep.Hash(h), err
 }
 
 // ExitUnfit is the status of a process whose member must be replaced: another
