@@ -114,9 +114,6 @@ func Run(ctx context.Context, in Inputs) error {
 	if err := m.open(ctx); err != nil {
 		return m.retreat(ctx, err)
 	}
-	if err := m.checkStart(ctx, m.others()); err != nil {
-		return m.retreat(ctx, errors.Join(err, m.opened.Close()))
-	}
 	if err := m.assemble(); err != nil {
 		return m.retreat(ctx, errors.Join(err, m.opened.Close()))
 	}
