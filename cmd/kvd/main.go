@@ -30,6 +30,8 @@ func run(args []string, out, errs io.Writer) int {
 		switch args[0] {
 		case "config":
 			return runConfig(args[1:], out, errs)
+		case "member":
+			return runMember(args[1:], os.Stdin, out, errs)
 		case "version":
 			return printVersion(out)
 		case "help":

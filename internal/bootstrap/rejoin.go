@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -43,6 +44,28 @@ type seedsRow struct {
 }
 
 const rejoinNote = "Written by 'kvd member rejoin'. The next start joins this cluster; kvd removes the file when it has a vote there."
+
+// comeToBe is birth, by what an earlier rejoin has left word of, if one has.
+func (o *Options) comeToBe(ctx context.Context) (*birth, error) {
+	r, err := ReadRejoin(o.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		return o.birth(ctx)
+	}
+	o.Logger.Info("rejoining the cluster, as 'kvd member rejoin' has prepared", "local-member-id", r.Member.String())
+	o.Name, o.Cluster, o.Existing, o.SRV, o.Discovery = r.Name, r.Cluster, true, SRV{}, Discovery{}
+	born, err := o.birth(ctx)
+	if err == nil && born.self != r.Member {
+		err = fmt.Errorf("%w: the cluster knows the member at this place as %s, and it was prepared as %s", ErrCluster, born.self, r.Member)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("rejoin the cluster (%s): %w; if its members have changed since, run 'kvd member rejoin' again",
+			filepath.Join(o.DataDir, rejoinFile), err)
+	}
+	return born, nil
+}
 
 // ReadRejoin reads what was left for the next start; nil: nothing was.
 func ReadRejoin(dataDir string) (*Rejoin, error) {
@@ -218,6 +241,9 @@ func lastMembers(path string) (members []member.Member, err error) {
 	}
 	return slices.Clone(book.View().Members()), nil
 }
+
+// AsidePrefix begins the names of directories that were set aside.
+const AsidePrefix = "member.bad-"
 
 // SetAside gives every directory a new name, which ends in the suffix. It may
 // be repeated after it has failed.

@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"kvd/internal/member"
+	"kvd/internal/peer"
 	"kvd/internal/store"
 )
 
@@ -145,4 +147,57 @@ func TestAProxyIsNoMember(t *testing.T) {
 func putMember(t *testing.T, o Options, row string) {
 	t.Helper()
 	put(t, o, store.Members, member.ID(7).String(), row)
+}
+
+// quarter is a cluster that knows its members.
+type quarter struct{ members []member.Member }
+
+func (q *quarter) Members(context.Context, string) (member.ClusterID, []member.Member, error) {
+	return 77, q.members, nil
+}
+
+func (q *quarter) ClusterVersion(context.Context, string) (string, error) { return "3.7.0", nil }
+
+func (q *quarter) Versions(context.Context, string) (peer.Versions, error) {
+	return peer.Versions{Server: "3.7.3", Cluster: "3.7.0"}, nil
+}
+
+func (q *quarter) DowngradeEnabled(context.Context, string) (bool, error) { return false, nil }
+
+func TestTheNextStartJoinsAsItWasPrepared(t *testing.T) {
+	o := alone(t.TempDir()) // whose options would begin a cluster
+	o.Machine.MaxLearners = 1
+	live(t, o, 3, 0)
+	r, err := Inspect(o)
+	must(t, err)
+	note := Rejoin{Member: 5, Name: "n1", Promote: true, Cluster: []Seed{{"n1", []string{peerURL}}, {"n2", []string{"http://127.0.0.1:2390"}}}}
+	must(t, note.Write(o.DataDir))
+	_, err = r.SetAside(".bad-1")
+	must(t, err)
+	r.Release()
+	there := []member.Member{{ID: 5, PeerURLs: []string{peerURL}, Learner: true}, {ID: 6, Name: "n2", PeerURLs: []string{"http://127.0.0.1:2390"}}}
+	for _, c := range []struct {
+		members []member.Member
+		want    string
+	}{
+		{there[1:], "run 'kvd member rejoin' again"},
+		{[]member.Member{{ID: 8, PeerURLs: []string{peerURL}}, there[1]}, "the cluster knows the member at this place as 8, and it was prepared as 5"},
+	} {
+		o.Peers = &quarter{c.members}
+		if _, err := Open(t.Context(), o); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("got %v, want %q", err, c.want)
+		}
+	}
+	o.Peers = &quarter{there}
+	for range 2 { // the log is empty until the leader is heard of: the note still counts
+		m, err := Open(t.Context(), o)
+		must(t, err)
+		if m.ID != 5 || m.Cluster != 77 {
+			t.Errorf("it is member %s of %s", m.ID, m.Cluster)
+		}
+		must(t, m.Close())
+	}
+	if r, err := ReadRejoin(o.DataDir); r == nil || err != nil {
+		t.Errorf("the note went before the member had its vote: %v", err)
+	}
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/url"
 
 	"go.etcd.io/etcd/api/v3/version"
 
+	"kvd/internal/bootstrap"
 	"kvd/internal/config"
 	"kvd/internal/member"
 	"kvd/internal/peer"
@@ -25,10 +27,35 @@ func (m *running) newUpkeep(others upkeep.Others) (*upkeep.Upkeep, error) {
 	if c.Gates.On(config.CompactHashCheck) {
 		o.CompactHashCheck = c.Checks.CompactHashInterval
 	}
-	return upkeep.New(o, upkeep.Parts{
+	p := upkeep.Parts{
 		Member: m.replica, Others: others, ID: m.opened.ID,
 		Corrupt: m.sayCorrupt, Log: m.log, Registry: m.registry,
-	})
+	}
+	note, err := bootstrap.ReadRejoin(c.Member.DataDir)
+	if err == nil && note != nil && note.Member == m.opened.ID {
+		p.Joined = m.rejoined
+		if note.Promote {
+			p.Promote = m.promoteSelf
+		}
+	}
+	return upkeep.New(o, p)
+}
+
+// rejoined ends what 'kvd member rejoin' has begun.
+func (m *running) rejoined() {
+	if err := bootstrap.ForgetRejoin(m.config.Member.DataDir); err != nil {
+		m.log.Warn("the note of 'kvd member rejoin' stays in the data directory; remove it", "error", err)
+	}
+}
+
+// promoteSelf asks the leader for this member's vote.
+func (m *running) promoteSelf(ctx context.Context) error {
+	leader, ok := m.replica.View().Members.Member(member.ID(m.replica.Status().Leader))
+	if !ok {
+		return errors.New("the leader's place is not known")
+	}
+	_, err := m.transport.Client().Promote(ctx, leader.PeerURLs, m.opened.ID, "")
+	return err
 }
 
 // sayCorrupt tells the operator when this member is found corrupt, and when the
@@ -97,3 +124,6 @@ const ExitUnfit = 65
 func Unfit(err error) bool {
 	return errors.Is(err, replica.ErrLogRegressed) || errors.Is(err, upkeep.ErrCorrupt)
 }
+
+// Texts writes URLs as they are told to others.
+func Texts(urls []url.URL) []string { return texts(urls) }
