@@ -38,6 +38,10 @@ run: build ## run one member on loopback, data under run/
 		--listen-client-urls=$(CLIENT) --advertise-client-urls=$(CLIENT) \
 		--listen-peer-urls=$(PEER) --initial-advertise-peer-urls=$(PEER)
 
+.PHONY: cluster
+cluster: build ## run three members on loopback, data under run/
+	@tools/cluster 3
+
 .PHONY: test
 test: unit compat ## all tests: ours, then those against etcd
 

@@ -19,8 +19,8 @@ var floors = [][]string{
 	{"listen", "store", "wal"},          // devices
 	{"mvcc", "lease", "auth", "member"}, // model: no goroutine, no lock, no I/O
 	{"state"},                           // machine: the same
-	{"replica", "watch"},                // engine
-	{"api", "gateway"},                  // service
+	{"replica", "peer", "watch"},        // engine
+	{"api", "gateway", "upkeep"},        // service
 	{"bootstrap"},                       // birth
 	{"config"},                          // settings
 	{"daemon"},                          // assembly

@@ -91,6 +91,8 @@ type Member struct {
 	Machine *state.Machine
 	SnapDir string // where snapshots of the log go
 	lock    *Lock
+	machine state.Options
+	log     *slog.Logger
 }
 
 // Close closes the files and lets go of the directory.

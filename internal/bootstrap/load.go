@@ -13,41 +13,51 @@ import (
 	"kvd/internal/store"
 )
 
-// loadMachine reads the machine out of the store. The key index, by far the
-// largest part, is read by one goroutine per core.
-func (m *Member) loadMachine(ctx context.Context, o *Options) error {
+// loadMachine reads the machine out of the store.
+func (m *Member) loadMachine(ctx context.Context, o *Options) (err error) {
 	o.Progress("reading the key index")
-	began := time.Now()
-	parts, err := m.readParts()
-	if err != nil {
-		return fmt.Errorf("read the database: %w", err)
-	}
-	if err := ctx.Err(); err != nil {
+	m.machine, m.log = o.Machine, o.Logger
+	if m.Machine, err = m.Load(ctx, m.Store.Read); err != nil {
 		return err
 	}
-	reader, err := m.Store.Read()
+	if err := m.Store.DropCache(); err != nil {
+		o.Logger.Debug("the database stays resident", "error", err)
+	}
+	return nil
+}
+
+// Load reads a machine from a store that open reads: this member's own, or one
+// that is about to take its place. The key index, by far the largest part, is
+// read by one goroutine per core.
+func (m *Member) Load(ctx context.Context, open func() (store.Reader, error)) (*state.Machine, error) {
+	began := time.Now()
+	parts, err := readParts(open)
 	if err != nil {
-		return fmt.Errorf("read the database: %w", err)
+		return nil, fmt.Errorf("read the database: %w", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	reader, err := open()
+	if err != nil {
+		return nil, fmt.Errorf("read the database: %w", err)
 	}
 	defer reader.Close()
 	whole := mvcc.Join(parts...)
 	var hashing sync.WaitGroup
 	hashing.Go(whole.FindByHash)
-	m.Machine, err = state.Load(reader, m.Store.Read, o.Machine, whole)
+	machine, err := state.Load(reader, m.Store.Read, m.machine, whole)
 	hashing.Wait()
 	if err != nil {
-		return fmt.Errorf("read the database: %w", err)
+		return nil, fmt.Errorf("read the database: %w", err)
 	}
-	if err := m.Store.DropCache(); err != nil {
-		o.Logger.Debug("the database stays resident", "error", err)
-	}
-	o.Logger.Info("read the database", "revision", m.Machine.Revision(), "keys", m.Machine.View().Keys.Keys(),
+	m.log.Info("read the database", "revision", machine.Revision(), "keys", machine.View().Keys.Keys(),
 		"applied", reader.Stamp().Index, "took", time.Since(began))
-	return nil
+	return machine, nil
 }
 
-func (m *Member) readParts() ([]*mvcc.Part, error) {
-	reader, err := m.Store.Read()
+func readParts(open func() (store.Reader, error)) ([]*mvcc.Part, error) {
+	reader, err := open()
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +70,7 @@ func (m *Member) readParts() ([]*mvcc.Part, error) {
 	errs := make([]error, len(parts))
 	var reading sync.WaitGroup
 	for i := range parts {
-		reading.Go(func() { parts[i], errs[i] = m.readPart(bounds[i], bounds[i+1]) })
+		reading.Go(func() { parts[i], errs[i] = readPart(open, bounds[i], bounds[i+1]) })
 	}
 	reading.Wait()
 	return parts, errors.Join(errs...)
@@ -71,9 +81,9 @@ func bounds(r store.Reader) (_ []int64, err error) {
 	return mvcc.Bounds(r, runtime.GOMAXPROCS(0))
 }
 
-func (m *Member) readPart(from, to int64) (_ *mvcc.Part, err error) {
+func readPart(open func() (store.Reader, error), from, to int64) (_ *mvcc.Part, err error) {
 	defer store.Catch(&err)
-	reader, err := m.Store.Read()
+	reader, err := open()
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package mvcc
 import (
 	"fmt"
 	"hash/crc32"
+	"math"
 
 	"kvd/internal/store"
 )
@@ -122,3 +123,8 @@ func (k *Keyspace) hash(limit int) (err error) {
 	}
 	return nil
 }
+
+// Retire tells everybody who still reads a view of this keyspace that what they
+// find in the store may be missing: another keyspace takes its place. Nothing
+// else may be done with it afterwards.
+func (k *Keyspace) Retire() { k.shared.collected.Store(math.MaxInt64) }

@@ -3,6 +3,7 @@ package mvcc
 import (
 	"fmt"
 	"hash/crc32"
+	"slices"
 
 	"github.com/tidwall/btree"
 
@@ -52,6 +53,13 @@ func (v *View) HashKV(rev int64) (hash uint32, compacted, at int64, err error) {
 		return 0, 0, 0, ErrCollected
 	}
 	return s.hash, v.compacted, rev, nil
+}
+
+// CompactHashes are the hashes of the last compactions, the newest first.
+func (v *View) CompactHashes() []CompactHash {
+	all := slices.Clone(v.hashes)
+	slices.Reverse(all)
+	return all
 }
 
 // sum is a hash at revision rev in the making.

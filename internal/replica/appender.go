@@ -73,8 +73,12 @@ func (a *appender) do(j job) error {
 
 // gather adds a message to what the next write holds.
 func (a *appender) gather(m *raftpb.Message) error {
+	hard := m.GetTerm() != 0
 	if m.GetSnapshot() != nil {
-		return fmt.Errorf("snapshot at entry %d from another member: not supported", m.GetSnapshot().GetMetadata().GetIndex())
+		if err := a.restart(m); err != nil {
+			return err
+		}
+		hard = false // it is in the log already
 	}
 	if entries := m.GetEntries(); len(entries) > 0 {
 		if n := len(a.entries); n > 0 && entries[0].GetIndex() != a.entries[n-1].GetIndex()+1 {
@@ -85,7 +89,7 @@ func (a *appender) gather(m *raftpb.Message) error {
 		a.entries = append(a.entries, entries...)
 		a.appends++
 	}
-	if m.GetTerm() != 0 {
+	if hard {
 		a.hard = &raftpb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
 	}
 	a.answers = append(a.answers, m.GetResponses()...)

@@ -42,8 +42,9 @@ type applier struct {
 
 // order is one thing for the applier.
 type order struct {
-	message *raftpb.Message // MsgStorageApply
-	pulse   func()
+	message  *raftpb.Message  // MsgStorageApply
+	snapshot *raftpb.Snapshot // of another member: the machine is replaced
+	pulse    func()
 }
 
 func newApplier(r *Replica) *applier {
@@ -93,23 +94,40 @@ func (a *applier) work() (over bool, err error) {
 		return true, nil
 	}
 	a.note = applied{}
-	a.entries = a.entries[:0]
 	for _, o := range a.orders {
-		if o.message != nil {
+		switch {
+		case o.message != nil:
 			a.entries = append(a.entries, o.message.GetEntries()...)
 			a.note.answers = append(a.note.answers, o.message.GetResponses()...)
+		case o.snapshot != nil:
+			if err = a.batch(); err == nil {
+				err = a.install(o.snapshot)
+			}
+			if err != nil {
+				return false, err
+			}
 		}
 	}
-	if len(a.entries) > 0 {
-		err = a.apply()
-		clear(a.entries)
+	if err = a.batch(); err != nil {
+		return false, err
 	}
 	for _, o := range a.orders {
 		if o.pulse != nil {
 			o.pulse()
 		}
 	}
-	return then == finish, err
+	return then == finish, nil
+}
+
+// batch applies the entries that were gathered.
+func (a *applier) batch() error {
+	if len(a.entries) == 0 {
+		return nil
+	}
+	err := a.apply()
+	clear(a.entries)
+	a.entries = a.entries[:0]
+	return err
 }
 
 // apply runs a batch. The order of its last part is what readers and callers
@@ -128,6 +146,9 @@ func (a *applier) apply() (err error) {
 	}
 	a.tell()
 	view := a.publish()
+	if len(a.note.changes) > 0 {
+		a.r.parts.Members(view.Members) // before raft sends anything to who is new
+	}
 	if len(events) > 0 {
 		a.r.parts.Publish(view.Keys, view.Keys.Revision(), events)
 	}

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,12 +17,15 @@ import (
 	"kvd/internal/lease"
 	"kvd/internal/member"
 	"kvd/internal/state"
+	"kvd/internal/store"
 )
 
 // switchboard carries messages between replicas of one process.
 type switchboard struct {
 	mu    sync.Mutex
 	lines map[uint64]*Replica
+
+	damage func(*bytes.Buffer) // of snapshots on their way
 }
 
 func (s *switchboard) send(ms []*raftpb.Message) {
@@ -31,6 +35,27 @@ func (s *switchboard) send(ms []*raftpb.Message) {
 		s.mu.Unlock()
 		if to != nil {
 			to.Deliver(proto.Clone(m).(*raftpb.Message))
+		}
+	}
+}
+
+// sendSnapshot carries one within its call: the flusher waits.
+func (s *switchboard) sendSnapshot(from uint64) func(*raftpb.Message, *store.Copy) {
+	return func(m *raftpb.Message, image *store.Copy) {
+		defer image.Close()
+		s.mu.Lock()
+		to, sender := s.lines[m.GetTo()], s.lines[from]
+		s.mu.Unlock()
+		var b bytes.Buffer
+		_, err := image.WriteTo(&b)
+		if err == nil && to != nil {
+			if s.damage != nil {
+				s.damage(&b)
+			}
+			err = to.Receive(context.Background(), proto.CloneOf(m), &b)
+		}
+		if sender != nil {
+			sender.SnapshotSent(member.ID(m.GetTo()), to != nil && err == nil)
 		}
 	}
 }
@@ -49,6 +74,7 @@ func startCluster(t *testing.T, n int) (*switchboard, []*home, []*running) {
 	for i := range n {
 		h := newHome(t)
 		h.dir, h.self, h.send = t.TempDir(), uint64(i+1), board.send
+		h.sendSnapshot = board.sendSnapshot(h.self)
 		h.makeDirs(t)
 		ids := []uint64{h.self}
 		for j := range n {

@@ -7,6 +7,7 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
 )
 
 const (
@@ -82,9 +83,14 @@ func (c *Core) Step(m *raftpb.Message) error {
 	if err != nil {
 		return fmt.Errorf("step %s: %w", m.GetType(), err)
 	}
-	if m.GetType() == raftpb.MsgStorageApplyResp {
+	switch m.GetType() {
+	case raftpb.MsgStorageApplyResp:
 		if n := len(m.GetEntries()); n > 0 {
 			c.applied = max(c.applied, m.GetEntries()[n-1].GetIndex())
+		}
+	case raftpb.MsgStorageAppendResp:
+		if s := m.GetSnapshot(); s != nil {
+			c.applied = max(c.applied, s.GetMetadata().GetIndex())
 		}
 	}
 	return nil
@@ -106,11 +112,33 @@ func (c *Core) Read(id [readContextLength]byte) { c.node.ReadIndex(id[:]) }
 // machine has refused comes with node ID 0.
 func (c *Core) Change(change *raftpb.ConfChange) { c.conf = c.node.ApplyConfChange(change) }
 
+// Forget makes a follower that has reason to believe that the leader is dead
+// grant pre-votes at once.
+func (c *Core) Forget() error { return c.node.ForgetLeader() }
+
 // Campaign starts an election at once.
 func (c *Core) Campaign() error { return c.node.Campaign() }
 
 // Transfer asks that another member be made leader. Nothing says that it will.
 func (c *Core) Transfer(to uint64) { c.node.TransferLeader(to) }
+
+// Unreachable tells raft that something for this member was lost.
+func (c *Core) Unreachable(id uint64) { c.node.ReportUnreachable(id) }
+
+// SnapshotSent tells raft what became of a snapshot for this member.
+func (c *Core) SnapshotSent(id uint64, ok bool) {
+	status := raft.SnapshotFinish
+	if !ok {
+		status = raft.SnapshotFailure
+	}
+	c.node.ReportSnapshot(id, status)
+}
+
+// Progress visits the last entry that each member is known to have, this one's
+// included. Only a leader knows any.
+func (c *Core) Progress(visit func(id, match uint64)) {
+	c.node.WithProgress(func(id uint64, _ raft.ProgressType, p tracker.Progress) { visit(id, p.Match) })
+}
 
 // Work is what raft wants done. Send may go out at once. Append and Apply are
 // for the appender and the applier, each in the order they were handed out.
@@ -144,6 +172,9 @@ func (c *Core) Work() (Work, bool) {
 			break
 		}
 		w.Send = w.Send[:n-1]
+	}
+	if s := w.Append.GetSnapshot(); s != nil {
+		c.conf = raftpb.EnsureConfState(s.GetMetadata().GetConfState())
 	}
 	if ready.SoftState != nil {
 		c.leader, c.state, w.Moved = ready.Lead, ready.RaftState, true

@@ -40,9 +40,10 @@ type flusher struct {
 	free    bool        // aborted: let everybody through
 	waiting int         // bytes being committed; they count until they are
 
-	snapshot uint64 // index of the last snapshot in the log
-	timer    *time.Timer
-	armed    bool
+	committed *state.View // what the store shows
+	snapshot  uint64      // index of the last snapshot in the log
+	timer     *time.Timer
+	armed     bool
 }
 
 // task is done once everything put before it is committed.
@@ -54,7 +55,7 @@ type task struct {
 func newFlusher(r *Replica) *flusher {
 	f := &flusher{
 		r: r, queue: newQueue[task](), ended: make(chan struct{}),
-		view: r.view.Load(), snapshot: r.parts.Log.Start().Index,
+		view: r.view.Load(), committed: r.view.Load(), snapshot: r.parts.Log.Start().Index,
 	}
 	f.less = sync.NewCond(&f.mu)
 	f.stopping, f.giveUp = context.WithCancel(context.Background())
@@ -223,6 +224,7 @@ func (f *flusher) commit() error {
 	if err := f.r.parts.Store.Commit(store.Stamp{Index: view.Applied, Term: view.Term}, rows...); err != nil {
 		return fmt.Errorf("commit through entry %d: %w", view.Applied, err)
 	}
+	f.committed = view
 	f.r.stored.Store(view.Applied)
 	f.revision.Store(view.Keys.Revision())
 	f.mu.Lock()

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -13,7 +14,8 @@ const (
 	maxPending      = 1 << 16   // proposals not answered
 	maxPendingBytes = 512 << 20 // of them
 	maxCalls        = 1 << 16   // waiting for the loop's next round
-	maxMessages4me  = 4096      // of peers, waiting for the loop's next round
+	maxMessages4me  = 4096      // of peers, waiting for the loop's next round,
+	maxMessageQueue = 512 << 20 // and bytes of entries in them; one message may exceed it
 )
 
 // proposal is an entry on its way into the log.
@@ -60,6 +62,7 @@ type intake struct {
 	pending   map[uint64]*waiter
 	bytes     int   // of pending
 	earliest  int64 // no pending waiter is due before
+	received  int   // bytes of entries in notes.messages
 	notes           // for the next round
 }
 
@@ -67,6 +70,7 @@ type intake struct {
 type notes struct {
 	calls    []call
 	messages []*raftpb.Message // from peers
+	lost     []uint64          // members that something sent to them did not reach, each once
 	written  []written         // from the appender
 	applied  []applied         // from the applier
 }
@@ -152,10 +156,48 @@ func (in *intake) ask(c call) error {
 
 // deliver takes a message of a peer, or drops it.
 func (in *intake) deliver(m *raftpb.Message) {
+	if !sound(m) {
+		return
+	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if len(in.messages) < maxMessages4me && in.refusing == nil {
-		in.messages = append(in.messages, m)
+	if len(in.messages) >= maxMessages4me || in.refusing != nil {
+		return
+	}
+	bytes := 0
+	for _, e := range m.GetEntries() {
+		bytes += len(e.GetData())
+	}
+	if in.received > 0 && in.received+bytes > maxMessageQueue {
+		return
+	}
+	in.received += bytes
+	in.messages = append(in.messages, m)
+	in.signal()
+}
+
+// sound keeps out what no member sends: raft trusts its peers, and would take
+// a storage message for our own.
+func sound(m *raftpb.Message) bool {
+	switch m.GetType() {
+	case raftpb.MsgHeartbeat, raftpb.MsgHeartbeatResp:
+		n := len(m.GetContext())
+		return m.GetFrom() != 0 && (n == 0 || n == readContextLength)
+	case raftpb.MsgProp, raftpb.MsgReadIndex:
+		return len(m.GetEntries()) > 0
+	case raftpb.MsgApp, raftpb.MsgAppResp, raftpb.MsgVote, raftpb.MsgVoteResp, raftpb.MsgPreVote, raftpb.MsgPreVoteResp,
+		raftpb.MsgSnap, raftpb.MsgReadIndexResp, raftpb.MsgTransferLeader, raftpb.MsgTimeoutNow:
+		return m.GetFrom() != 0
+	}
+	return false
+}
+
+// unreachable notes that something sent to a member was lost.
+func (in *intake) unreachable(id uint64) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.refusing == nil && !slices.Contains(in.lost, id) {
+		in.lost = append(in.lost, id)
 		in.signal()
 	}
 }
@@ -184,11 +226,11 @@ func (in *intake) take(old notes) notes {
 	clear(old.messages)
 	clear(old.written)
 	clear(old.applied)
-	old = notes{old.calls[:0], old.messages[:0], old.written[:0], old.applied[:0]}
+	old = notes{old.calls[:0], old.messages[:0], old.lost[:0], old.written[:0], old.applied[:0]}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	fresh := in.notes
-	in.notes = old
+	in.notes, in.received = old, 0
 	return fresh
 }
 

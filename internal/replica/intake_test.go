@@ -85,10 +85,23 @@ func TestFullIntakeRefuses(t *testing.T) {
 		t.Errorf("past the number: %v", err)
 	}
 	for range maxMessages4me + 1 {
-		in.deliver(&raftpb.Message{})
+		in.deliver(&raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(2))})
 	}
 	if n := len(in.messages); n != maxMessages4me {
 		t.Errorf("%d messages wait, want %d", n, maxMessages4me)
+	}
+	in = newIntake()
+	big := &raftpb.Message{Type: raftpb.MsgApp.Enum(), From: new(uint64(2)), Entries: []*raftpb.Entry{{Data: make([]byte, maxMessageQueue/2+1)}}}
+	for range 3 {
+		in.deliver(big)
+	}
+	if n := len(in.messages); n != 1 {
+		t.Errorf("%d large messages wait, want 1", n)
+	}
+	in.take(notes{})
+	in.deliver(big)
+	if n := len(in.messages); n != 1 {
+		t.Errorf("after a round %d large messages wait, want 1", n)
 	}
 }
 

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"math"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -132,6 +133,9 @@ func (rn *renewals) inOffice(again func(), fail func(error)) bool {
 	case !l.core.Leading():
 		fail(ErrNotLeader)
 		return false
+	case l.health.doubt:
+		rn.parked = append(rn.parked, parked{math.MaxUint64, l.now.Add(catchUpTimeout), again, fail})
+		return false
 	case l.led == 0:
 		rn.parked = append(rn.parked, parked{l.core.commit + 1, l.now.Add(catchUpTimeout), again, fail})
 		return false
@@ -238,7 +242,7 @@ func (rn *renewals) tick() {
 			p.fail(ErrTimeoutApply)
 		}
 	}
-	if l.led == 0 || l.now.Before(rn.scan) {
+	if l.led == 0 || l.health.doubt || l.now.Before(rn.scan) {
 		return
 	}
 	rn.scan = l.now.Add(expiryInterval)

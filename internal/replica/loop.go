@@ -44,6 +44,9 @@ type loop struct {
 	errands   errands
 	compactor *compactor // nil: clients compact
 	handover  handover
+	snapshots snapshots
+	health    health
+	gone      gone
 	kept      uint64 // log entries up to here are out of memory
 }
 
@@ -52,6 +55,9 @@ func newLoop(r *Replica, core *Core) *loop {
 	l.reads = reads{loop: l}
 	l.renewals = newRenewals(l)
 	l.errands = errands{loop: l}
+	l.snapshots = snapshots{loop: l, out: map[uint64]*outgoing{}}
+	l.health = health{loop: l}
+	l.gone = gone{loop: l}
 	l.waits.Store(true)
 	l.setTime(time.Now())
 	l.compactor = newCompactor(r.options.Retention, l.now)
@@ -89,6 +95,7 @@ func (l *loop) run() error {
 			return nil
 		case <-ticks.C:
 			l.setTime(time.Now())
+			l.health.look()
 			l.tick()
 		case <-l.r.intake.wake:
 		}
@@ -106,8 +113,12 @@ func (l *loop) round() error {
 			l.r.log.Debug("message not taken", "type", m.GetType().String(), "from", member.ID(m.GetFrom()).String(), "error", err)
 		}
 	}
+	for _, id := range l.notes.lost {
+		l.core.Unreachable(id)
+	}
 	for _, w := range l.notes.written {
 		l.appending -= w.appends
+		l.health.wrote()
 		if err := l.deliver(w.answers); err != nil {
 			return err
 		}
@@ -119,6 +130,7 @@ func (l *loop) round() error {
 	}
 	if len(l.notes.calls) > 0 {
 		l.now = time.Now()
+		l.health.look()
 		for _, c := range l.notes.calls {
 			c(l)
 		}
@@ -148,7 +160,7 @@ func (l *loop) caughtUp() {
 
 // tick is one heartbeat interval gone by.
 func (l *loop) tick() {
-	l.core.Tick()
+	l.health.tick()
 	for _, o := range l.r.intake.expire(l.now.UnixNano(), l.r.options.requestTimeout()) {
 		err := context.DeadlineExceeded // there was no leader to propose it to
 		if o.proposed {
@@ -162,6 +174,8 @@ func (l *loop) tick() {
 	l.renewals.tick()
 	l.compactKeys()
 	l.handover.tick(l.now)
+	l.snapshots.tick()
+	l.gone.tick()
 	l.elect()
 }
 
@@ -203,7 +217,8 @@ func (l *loop) take(a *applied) error {
 	return l.compact()
 }
 
-// compact lets go of log entries that nobody can ask for.
+// compact lets go of log entries that nobody can ask for. From then on raft
+// sends a snapshot to who would need them.
 func (l *loop) compact() error {
 	const step = 64 // entries; compacting has a price
 	keep := l.r.options.CatchupEntries
@@ -213,7 +228,12 @@ func (l *loop) compact() error {
 	if l.core.applied < keep+l.kept+step {
 		return nil
 	}
-	l.kept = l.core.applied - keep
+	to := min(l.core.applied-keep, l.snapshots.oldest())
+	if to < l.kept+step {
+		return nil
+	}
+	l.kept = to
+	l.snapshots.offer()
 	if err := l.r.parts.Log.Compact(l.kept); err != nil {
 		return fmt.Errorf("compact the log in memory to %d: %w", l.kept, err)
 	}
@@ -308,8 +328,8 @@ func (l *loop) work() error {
 		if w.Moved {
 			l.moved()
 		}
-		if len(w.Send) > 0 {
-			l.r.parts.Send(w.Send)
+		if send := l.health.mute(l.snapshots.extract(w.Send)); len(send) > 0 {
+			l.r.parts.Send(send)
 		}
 		l.r.commit.Store(l.core.commit)
 		if w.Append != nil {
@@ -332,6 +352,7 @@ func (l *loop) work() error {
 func (l *loop) hand(m *raftpb.Message) {
 	if len(m.GetEntries()) > 0 {
 		l.appending++
+		l.health.appends()
 	} else if len(m.GetResponses()) == 0 && m.GetSnapshot() == nil {
 		l.r.appender.queue.leave(job{message: m})
 		return
@@ -352,6 +373,7 @@ func (l *loop) moved() {
 	l.r.metrics.lead(is.leader != 0, l.core.Leading())
 	if !l.core.Leading() || l.core.term != l.led {
 		l.r.alone.Store(false)
+		l.health.doubt = false
 		if l.led != 0 {
 			l.led = 0
 			l.renewals.demote()

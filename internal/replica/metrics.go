@@ -39,6 +39,8 @@ type Metrics struct {
 	leaseTTL                prometheus.Observer
 
 	snapEncode, snapSync, snapTotal    prometheus.Observer
+	snapReceived, snapReceiveSync      prometheus.Observer
+	snapApplying                       prometheus.Gauge
 	sweepPiece, sweepHeld, sweepsTotal prometheus.Observer
 	sweepLast                          prometheus.Gauge
 	sweep                              sweep
@@ -87,9 +89,12 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		leaseTTL:      make.histogram("etcd_debugging_lease_ttl_total", "Bucketed histogram of lease TTLs.", 1, 24),
 		defragmenting: make.gauge("etcd_disk_defrag_inflight", "Whether or not defrag is active on the member. 1 means active, 0 means not."),
 
-		snapEncode: make.histogram("etcd_debugging_snap_save_marshalling_duration_seconds", "The marshalling cost distributions of save called by snapshot.", 0.001, 14),
-		snapSync:   make.histogram("etcd_snap_fsync_duration_seconds", "The latency distributions of fsync called by snap.", 0.001, 14),
-		snapTotal:  make.histogram("etcd_debugging_snap_save_total_duration_seconds", "The total latency distributions of save called by snapshot.", 0.001, 14),
+		snapEncode:      make.histogram("etcd_debugging_snap_save_marshalling_duration_seconds", "The marshalling cost distributions of save called by snapshot.", 0.001, 14),
+		snapSync:        make.histogram("etcd_snap_fsync_duration_seconds", "The latency distributions of fsync called by snap.", 0.001, 14),
+		snapTotal:       make.histogram("etcd_debugging_snap_save_total_duration_seconds", "The total latency distributions of save called by snapshot.", 0.001, 14),
+		snapReceived:    make.histogram("etcd_snap_db_save_total_duration_seconds", "Time to save a database that another member has sent.", 0.1, 10),
+		snapReceiveSync: make.histogram("etcd_snap_db_fsync_duration_seconds", "Time to sync a database that another member has sent.", 0.001, 14),
+		snapApplying:    make.gauge("etcd_server_snapshot_apply_in_progress_total", "1 while a snapshot from another member is taken over, else 0."),
 
 		sweepPiece:  make.histogram("etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds", "Bucketed histogram of db compaction pause duration.", 1, 13),
 		sweepHeld:   make.histogram("etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds", "Bucketed histogram of index compaction pause duration.", 0.5, 14),

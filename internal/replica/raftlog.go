@@ -103,6 +103,13 @@ func (l raftLogger) Warningf(format string, v ...any) { l.say(slog.LevelWarn, fo
 func (l raftLogger) Error(v ...any)                   { l.say(slog.LevelError, "", v) }
 func (l raftLogger) Errorf(format string, v ...any)   { l.say(slog.LevelError, format, v) }
 func (l raftLogger) Panic(v ...any)                   { panic("raft: " + fmt.Sprint(v...)) }
-func (l raftLogger) Panicf(format string, v ...any)   { panic("raft: " + fmt.Sprintf(format, v...)) }
 func (l raftLogger) Fatal(v ...any)                   { l.Panic(v...) }
 func (l raftLogger) Fatalf(format string, v ...any)   { l.Panicf(format, v...) }
+
+// Panicf tells the one thing that is no fault of raft's or ours from the rest.
+func (l raftLogger) Panicf(format string, v ...any) {
+	if r, ok := regressionOf(format, v); ok {
+		panic(r)
+	}
+	panic("raft: " + fmt.Sprintf(format, v...))
+}

@@ -21,6 +21,7 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"kvd/internal/member"
 	"kvd/internal/mvcc"
 	"kvd/internal/state"
 	"kvd/internal/store"
@@ -75,6 +76,7 @@ type Options struct {
 
 	LeaseCheckpoints bool // the leader notes now and then how long a lease has left
 	RevokesFirst     bool // ends of leases are proposed when too much waits for anything else
+	AdvanceTicks     bool // a member that starts among others that are up does not wait a whole election timeout
 
 	SlowApply time.Duration // an entry that takes longer is logged; 100 ms
 }
@@ -139,6 +141,21 @@ type Parts struct {
 	// and must neither block nor fail: what cannot be sent is dropped. Nil while
 	// there is nobody to send to.
 	Send func([]*raftpb.Message)
+	// SendSnapshot takes a copy of the store for another member, and the message
+	// that goes before it. It owns the image from then on, must not block, and
+	// ends in SnapshotSent. Nil while there is nobody to send to.
+	SendSnapshot func(m *raftpb.Message, image *store.Copy)
+	// Members is told of every change of the membership once View shows it and
+	// before raft knows of it. It must not block. May be nil.
+	Members func(member.View)
+	// Connected is how many other members are connected now. May be nil.
+	Connected func() int
+	// Load reads a machine from a store that another member has sent; Store will
+	// be that store when rows are read later.
+	Load func(open func() (store.Reader, error)) (*state.Machine, error)
+	// Replaced is told that the view has become that of another store: what was
+	// published before is not what leads to it. It must not block. May be nil.
+	Replaced func()
 	// Publish is told of the changes up to revision rev, in order, after the
 	// view that shows them is the current one. It must not block. May be nil.
 	Publish func(view *mvcc.View, rev int64, events []*mvcc.Event)
@@ -170,6 +187,8 @@ type Replica struct {
 	// hears of another member.
 	alone atomic.Bool
 	ran   atomic.Bool
+	// receiving keeps snapshots of two leaders from being saved at once.
+	receiving sync.Mutex
 }
 
 // standing is what changes with elections.
@@ -208,6 +227,18 @@ func New(o Options, p Parts) (*Replica, error) {
 	if p.Publish == nil {
 		p.Publish = func(*mvcc.View, int64, []*mvcc.Event) {}
 	}
+	if p.SendSnapshot == nil {
+		p.SendSnapshot = func(_ *raftpb.Message, image *store.Copy) { image.Close() } //nolint:errcheck // only read
+	}
+	if p.Members == nil {
+		p.Members = func(member.View) {}
+	}
+	if p.Connected == nil {
+		p.Connected = func() int { return 0 }
+	}
+	if p.Replaced == nil {
+		p.Replaced = func() {}
+	}
 	if p.Metrics == nil {
 		p.Metrics = NewMetrics(nil)
 	}
@@ -217,12 +248,16 @@ func New(o Options, p Parts) (*Replica, error) {
 		return nil, err
 	}
 	p.Log.SetConfState(p.Machine.Members().ConfState())
-	core, err := NewCore(CoreOptions{
-		Self:          p.Member,
-		ElectionTicks: int(o.Election / o.Heartbeat),
-		PreVote:       o.PreVote,
-		Applied:       index,
-	}, lifted{p.Log, index}, p.Logger)
+	var core *Core
+	err := explained(func() (err error) {
+		core, err = NewCore(CoreOptions{
+			Self:          p.Member,
+			ElectionTicks: int(o.Election / o.Heartbeat),
+			PreVote:       o.PreVote,
+			Applied:       index,
+		}, lifted{p.Log, index}, p.Logger)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -276,7 +311,7 @@ func (r *Replica) Run(ctx context.Context) error {
 		ended[i] = make(chan struct{})
 		go func() {
 			defer close(ended[i])
-			if err := s.run(); err != nil {
+			if err := explained(s.run); err != nil {
 				failed <- err
 			}
 		}()

@@ -35,6 +35,9 @@ type home struct {
 	metrics *Metrics
 	self    uint64
 	send    func([]*raftpb.Message)
+
+	connected    func() int
+	sendSnapshot func(*raftpb.Message, *store.Copy)
 }
 
 func newHome(t testing.TB) *home {
@@ -88,7 +91,15 @@ func (h *home) open(t testing.TB) *running {
 	file, machine, log := h.load(t)
 	p := Parts{
 		Member: h.self, Log: log, Store: file, Machine: machine, SnapDir: h.snapDir(),
-		Publish: h.publish, Send: h.send, Metrics: h.metrics,
+		Publish: h.publish, Send: h.send, Metrics: h.metrics, SendSnapshot: h.sendSnapshot, Connected: h.connected,
+		Load: func(open func() (store.Reader, error)) (*state.Machine, error) {
+			reader, err := open()
+			if err != nil {
+				return nil, err
+			}
+			defer reader.Close()
+			return state.Load(reader, file.Read, state.Options{MinLeaseTTL: 1})
+		},
 	}
 	if h.verbose {
 		p.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -149,6 +160,9 @@ func (r *running) mustPut(key, value string) int64 {
 func (r *running) get(key string) (value string, ok bool) {
 	r.t.Helper()
 	reply, err := r.View().Range(&pb.RangeRequest{Key: []byte(key)})
+	for errors.Is(err, mvcc.ErrCollected) { // a snapshot is being installed
+		reply, err = r.View().Range(&pb.RangeRequest{Key: []byte(key)})
+	}
 	must(r.t, err)
 	if len(reply.KVs) == 0 {
 		return "", false

@@ -170,6 +170,10 @@ func (m *Machine) Sweep(limit int) (more bool, err error) { return m.keys.Sweep(
 // Tidy keeps the value cache within its budget. Call it now and then.
 func (m *Machine) Tidy() { m.keys.Tidy() }
 
+// Retire tells who still reads this machine's views that another machine, read
+// from another store, takes its place.
+func (m *Machine) Retire() { m.keys.Retire() }
+
 // Apply runs one entry. Entries come in order and without a gap.
 func (m *Machine) Apply(e Entry) Outcome {
 	if e.Index != m.applied+1 {

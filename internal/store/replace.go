@@ -1,0 +1,64 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Replace puts the file at path, which another member has sent, in this one's
+// place. It is checked like any file that is opened; load then reads it, and
+// nothing has changed if load fails. After that it takes the name, new readers
+// see it, and those that are open keep the old one until they close. Like a
+// commit it is for the one goroutine that may write.
+func (f *File) Replace(path string, load func(open func() (Reader, error)) error) error {
+	if f.options.ReadOnly {
+		return fmt.Errorf("replace %s: %w", f.path, ErrReadOnly)
+	}
+	if f.dead != nil {
+		return f.dead
+	}
+	next := &File{path: path, options: f.options}
+	h, err := next.open()
+	if err != nil {
+		return fmt.Errorf("replace %s: %w", f.path, err)
+	}
+	next.live = h
+	err = makeBuckets(h.db)
+	if err == nil {
+		err = load(next.Read)
+	}
+	if err == nil {
+		err = os.Rename(path, f.path)
+	}
+	if err != nil {
+		return fmt.Errorf("replace %s: %w", f.path, errors.Join(err, next.Close()))
+	}
+	old := f.swap(h)
+	if err := syncDir(filepath.Dir(f.path)); err != nil {
+		f.dead = fmt.Errorf("replace %s: the new file is in place but maybe not on disk: %w", f.path, err)
+		return errors.Join(f.dead, old.release())
+	}
+	if err := errors.Join(f.measure(h), old.release()); err != nil {
+		return fmt.Errorf("replace %s: %w", f.path, err)
+	}
+	return nil
+}
+
+// StampOf checks the file at path, page by page, and returns its stamp.
+func StampOf(path string, o Options) (_ Stamp, err error) {
+	defer Catch(&err)
+	o.ReadOnly = true
+	f, err := Open(path, o)
+	if err != nil {
+		return Stamp{}, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	r, err := f.Read()
+	if err != nil {
+		return Stamp{}, err
+	}
+	defer r.Close()
+	return r.Stamp(), nil
+}

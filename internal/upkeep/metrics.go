@@ -1,0 +1,78 @@
+package upkeep
+
+import (
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"kvd/internal/member"
+)
+
+// What came of a check.
+const (
+	resultAgreed     = "agreed"
+	resultDisagreed  = "disagreed"
+	resultIncomplete = "incomplete" // some member could not be compared with
+	resultFailed     = "failed"
+)
+
+// metrics are of kvd's own: etcd counts none of this.
+type metrics struct {
+	checks  *prometheus.CounterVec
+	agreed  *prometheus.GaugeVec
+	corrupt prometheus.Gauge
+}
+
+func newMetrics(registry prometheus.Registerer) *metrics {
+	m := &metrics{
+		checks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kvd_corruption_checks_total", Help: "Comparisons of the members' data that this member made as the leader, by result.",
+		}, []string{"check", "result"}),
+		agreed: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "kvd_corruption_check_agreed_timestamp_seconds", Help: "When this member, as the leader, last found all members to agree.",
+		}, []string{"check"}),
+		corrupt: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "kvd_corrupt", Help: "Whether this member is alarmed as corrupt, by itself or with the whole cluster.",
+		}),
+	}
+	for _, check := range []string{"periodic", "compaction"} {
+		for _, result := range []string{resultAgreed, resultDisagreed, resultIncomplete, resultFailed} {
+			m.checks.WithLabelValues(check, result)
+		}
+	}
+	if registry != nil {
+		registry.MustRegister(m.checks, m.agreed, m.corrupt)
+	}
+	return m
+}
+
+func (m *metrics) check(check, result string) {
+	m.checks.WithLabelValues(check, result).Inc()
+	if result == resultAgreed {
+		m.agreed.WithLabelValues(check).SetToCurrentTime()
+	}
+}
+
+func (m *metrics) outcome(check string, disagreed, complete bool) {
+	switch {
+	case disagreed:
+		m.check(check, resultDisagreed)
+	case complete:
+		m.check(check, resultAgreed)
+	default:
+		m.check(check, resultIncomplete)
+	}
+}
+
+func (m *metrics) alarmed(ids []member.ID, self member.ID) {
+	m.corrupt.Set(0)
+	if Concerns(ids, self) {
+		m.corrupt.Set(1)
+	}
+}
+
+// Concerns reports whether a member is among those alarmed, by itself or with
+// the whole cluster.
+func Concerns(alarmed []member.ID, id member.ID) bool {
+	return slices.Contains(alarmed, id) || slices.Contains(alarmed, 0)
+}

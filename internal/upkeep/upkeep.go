@@ -1,0 +1,225 @@
+// Package upkeep is what a member does for its cluster unasked: the leader
+// agrees on the cluster's version, ends a downgrade that is done, and compares
+// the members' data; every member watches for the finding that it is corrupt.
+//
+// It decides and proposes. It does not know how other members are reached
+// (Others), and it changes nothing but through the log.
+package upkeep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"kvd/internal/member"
+	"kvd/internal/replica"
+	"kvd/internal/state"
+)
+
+// Member is what upkeep needs of this member. All methods may be called from
+// any goroutine.
+type Member interface {
+	View() *state.View
+	Status() replica.Status
+	// Propose puts a command into the log and returns when it is applied.
+	Propose(ctx context.Context, request *state.Request, raw []byte) (any, error)
+	// Barrier returns when View holds every write acknowledged before the call.
+	Barrier(ctx context.Context) error
+	// Flush returns when the rows of View are on disk.
+	Flush(ctx context.Context) error
+}
+
+// Others asks other members, by whichever of their URLs answers. Calls run at
+// once, one for a member, and end with ctx. What goes wrong is an error; it
+// says which member only if that is not the one that was asked.
+type Others interface {
+	// Version is the version of the program that the member runs, as it says.
+	Version(ctx context.Context, m member.Member) (string, error)
+	// HashKV is the member's hash at a revision. The errors for a revision that
+	// it has not reached, or has compacted, wrap mvcc.ErrFuture and
+	// mvcc.ErrCompacted.
+	HashKV(ctx context.Context, m member.Member, rev int64) (Hash, error)
+}
+
+// Hash is a member's hash of the keyspace.
+type Hash struct {
+	Hash      uint32
+	Revision  int64 // the member's newest when it answered
+	Compacted int64 // what the hash leaves out: up to this revision; -1: nothing
+	At        int64 // the revision that was hashed
+}
+
+// Options tune upkeep. A zero field takes the default named beside it, but for
+// those that can be switched off.
+type Options struct {
+	Version          string        // of this program, as others are told; state.ClusterVersion
+	VersionInterval  time.Duration // between two looks at the members' versions; 4 s
+	DowngradeCheck   time.Duration // between two looks at whether a downgrade is done; 5 s
+	CorruptCheck     time.Duration // between two comparisons of the data; 0: never
+	CompactHashCheck time.Duration // between two comparisons of compactions' hashes; 0: never
+	AskTimeout       time.Duration // for another member's version; 2 s
+	HashTimeout      time.Duration // for its hash, for which it may read all of its data; 30 s
+	RequestTimeout   time.Duration // for proposals and barriers; 7 s
+}
+
+func (o *Options) complete() error {
+	for _, f := range []struct {
+		field    *time.Duration
+		standard time.Duration
+	}{
+		{&o.VersionInterval, 4 * time.Second}, {&o.DowngradeCheck, 5 * time.Second},
+		{&o.AskTimeout, 2 * time.Second}, {&o.HashTimeout, 30 * time.Second}, {&o.RequestTimeout, 7 * time.Second},
+	} {
+		if *f.field == 0 {
+			*f.field = f.standard
+		}
+	}
+	if o.Version == "" {
+		o.Version = state.ClusterVersion.String()
+	}
+	if _, err := parseServer(o.Version); err != nil {
+		return err
+	}
+	for _, d := range []time.Duration{o.VersionInterval, o.DowngradeCheck, o.CorruptCheck, o.CompactHashCheck, o.AskTimeout, o.HashTimeout, o.RequestTimeout} {
+		if d < 0 {
+			return errors.New("a time is negative")
+		}
+	}
+	return nil
+}
+
+// Parts are what an Upkeep is put together from.
+type Parts struct {
+	Member Member
+	Others Others
+	ID     member.ID // this member's
+	// Corrupt is told the members that are alarmed as corrupt whenever they
+	// change, 0 standing for the whole cluster; empty: none is any more. It must
+	// not block. May be nil.
+	Corrupt  func(members []member.ID)
+	Log      *slog.Logger          // nil: no logging
+	Registry prometheus.Registerer // nil: not measured
+}
+
+// Upkeep is a member's upkeep.
+type Upkeep struct {
+	o       Options
+	member  Member
+	others  Others
+	id      member.ID
+	corrupt func([]member.ID)
+	log     *slog.Logger
+	metrics *metrics
+
+	nudged  chan struct{} // of one: look at once
+	said    said          // owned by versions
+	checked int64         // newest compaction that all members agree on; owned by compactions
+}
+
+// New puts an Upkeep together. Run starts it.
+func New(o Options, p Parts) (*Upkeep, error) {
+	if err := o.complete(); err != nil {
+		return nil, fmt.Errorf("upkeep: %w", err)
+	}
+	if p.Log == nil {
+		p.Log = slog.New(slog.DiscardHandler)
+	}
+	if p.Corrupt == nil {
+		p.Corrupt = func([]member.ID) {}
+	}
+	u := &Upkeep{
+		o: o, member: p.Member, others: p.Others, id: p.ID, corrupt: p.Corrupt,
+		log: p.Log.With("local-member-id", p.ID.String()), metrics: newMetrics(p.Registry),
+		nudged: make(chan struct{}, 1), said: said{},
+	}
+	return u, nil
+}
+
+// Nudge makes the leader look at the cluster version now, rather than at its
+// next look. For any goroutine.
+func (u *Upkeep) Nudge() {
+	select {
+	case u.nudged <- struct{}{}:
+	default: // it is about to look
+	}
+}
+
+// Run does the upkeep until ctx ends, and returns nil then. It may be called
+// once. What cannot be done now is logged and tried again.
+func (u *Upkeep) Run(ctx context.Context) error {
+	duties := []func(context.Context){u.versions, u.downgrades, u.observe}
+	if u.o.CorruptCheck > 0 {
+		u.log.Info("enabled corruption checking", "interval", u.o.CorruptCheck)
+		duties = append(duties, u.comparisons)
+	}
+	if u.o.CompactHashCheck > 0 {
+		u.log.Info("enabled compaction hash checking", "interval", u.o.CompactHashCheck)
+		duties = append(duties, u.compactions)
+	}
+	var all sync.WaitGroup
+	for _, duty := range duties {
+		all.Go(func() { duty(ctx) })
+	}
+	all.Wait()
+	return nil
+}
+
+// leading is the term in which this member leads and has applied an entry, so
+// that its view is the cluster's newest; 0 if it does not lead.
+func (u *Upkeep) leading() uint64 {
+	s := u.member.Status()
+	if !s.Leading() || u.member.View().Term != s.Term {
+		return 0
+	}
+	return s.Term
+}
+
+// peers are the other members that can be asked, learners included.
+func (u *Upkeep) peers(v *state.View) []member.Member {
+	return others(v.Members.Members(), u.id)
+}
+
+func others(all []member.Member, self member.ID) []member.Member {
+	var others []member.Member
+	for _, m := range all {
+		if m.ID != self && len(m.PeerURLs) > 0 {
+			others = append(others, m)
+		}
+	}
+	return others
+}
+
+// each asks all members at once, and returns their answers in their order.
+func each[T any](members []member.Member, ask func(member.Member) T) []T {
+	answers := make([]T, len(members))
+	var all sync.WaitGroup
+	for i, m := range members {
+		all.Go(func() { answers[i] = ask(m) })
+	}
+	all.Wait()
+	return answers
+}
+
+// pause waits, and reports whether ctx goes on.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+func (u *Upkeep) propose(ctx context.Context, r *state.Request) error {
+	ctx, cancel := context.WithTimeout(ctx, u.o.RequestTimeout)
+	defer cancel()
+	_, err := u.member.Propose(ctx, r, nil)
+	return err
+}
