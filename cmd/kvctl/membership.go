@@ -138,7 +138,7 @@ func (p *program) changeMembers(cmd *cobra.Command, kind answer, change func(con
 	if err := p.print(a); err != nil {
 		return err
 	}
-	if added, ok := a.(memberAdded); ok && p.terminal {
+	if added, ok := a.(memberAdded); ok && p.terminal && p.globals.format == "simple" {
 		fmt.Fprintln(p.errs, "Hint:", added.hint())
 	}
 	return nil
