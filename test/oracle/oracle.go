@@ -30,6 +30,9 @@ type Options struct {
 	ClientURL string   // http://127.0.0.1:<free>
 	PeerURL   string   // http://127.0.0.1:<free>
 	Token     string   // kvd-test; the cluster token
+	Cluster   string   // the member alone; name=peerURL,… of all initial members
+	Existing  bool     // it joins a cluster that runs
+	Learner   bool     // it joins without a vote; such a member is never ready, only live
 	Args      []string // more flags, after the ones above
 	Env       []string // more variables, NAME=value
 
@@ -64,11 +67,18 @@ func (o *Options) complete(t testing.TB) error {
 			*url = "http://" + address
 		}
 	}
+	if o.Cluster == "" {
+		o.Cluster = o.Name + "=" + o.PeerURL
+	}
 	return nil
 }
 
 // flags is the one list that serves both servers: kvd accepts etcd's flags.
 func (o *Options) flags() []string {
+	state := "new"
+	if o.Existing {
+		state = "existing"
+	}
 	return append([]string{
 		"--name", o.Name,
 		"--data-dir", o.DataDir,
@@ -76,7 +86,8 @@ func (o *Options) flags() []string {
 		"--advertise-client-urls", o.ClientURL,
 		"--listen-peer-urls", o.PeerURL,
 		"--initial-advertise-peer-urls", o.PeerURL,
-		"--initial-cluster", o.Name + "=" + o.PeerURL,
+		"--initial-cluster", o.Cluster,
+		"--initial-cluster-state", state,
 		"--initial-cluster-token", o.Token,
 	}, o.Args...)
 }
