@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,7 +29,8 @@ type Member struct {
 
 	t     testing.TB
 	cmd   *exec.Cmd
-	log   string        // the file that holds what it wrote
+	log   string // the file that holds what it wrote
+	http  *http.Client
 	ended chan struct{} // closed when the process has ended
 }
 
@@ -48,15 +51,21 @@ func launch(t testing.TB, bin Binary, o Options) (*Member, error) {
 		return nil, err
 	}
 	m := &Member{Options: o, Binary: bin, t: t, ended: make(chan struct{})}
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+		return o.Connect(ctx, address)
+	}}
+	t.Cleanup(transport.CloseIdleConnections)
+	m.http = &http.Client{Transport: transport}
 	m.log = filepath.Join(t.TempDir(), bin.Name+".log")
 	out, err := os.Create(m.log)
 	if err != nil {
 		return nil, err
 	}
 	defer out.Close()
-	m.cmd = exec.Command(bin.Path, o.flags()...)
+	command := slices.Concat(o.Under, []string{bin.Path}, o.flags())
+	m.cmd = exec.Command(command[0], command[1:]...)
 	if len(o.Sockets) > 0 { // they are addressed to a process by its id, which is the shell's here
-		m.cmd = exec.Command("/bin/sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`, bin.Path}, o.flags()...)...)
+		m.cmd = exec.Command("/bin/sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`}, command...)...)
 	}
 	m.cmd.Stdout, m.cmd.Stderr = out, out
 	m.cmd.Dir = filepath.Dir(m.log) // nothing may land in the tree
@@ -146,7 +155,7 @@ func (m *Member) Get(ctx context.Context, path string) (status int, body string,
 	if err != nil {
 		return 0, "", err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := m.http.Do(req)
 	if err != nil {
 		return 0, "", err
 	}
@@ -166,6 +175,7 @@ func (m *Member) Dial(more ...grpc.DialOption) *grpc.ClientConn {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDisableRetry(),
 		grpc.WithDisableServiceConfig(),
+		grpc.WithContextDialer(m.Connect),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30), grpc.MaxCallSendMsgSize(1<<30)),
 	}, more...)...)
 	if err != nil {

@@ -7,7 +7,9 @@
 package oracle
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -33,6 +35,18 @@ type Options struct {
 	Args      []string // more flags, after the ones above
 	Env       []string // more variables, NAME=value
 
+	// Cluster is the initial cluster, name=peer URL of every member; the member
+	// alone.
+	Cluster string
+
+	// Under is a command that runs the server given to it as arguments, in
+	// another network namespace for one; none. It must become the server's process.
+	Under []string
+
+	// Connect opens a connection to the client port where this process cannot
+	// by itself; a plain dial.
+	Connect func(ctx context.Context, address string) (net.Conn, error)
+
 	// Sockets are handed down as systemd does, under these names.
 	Sockets []Socket
 }
@@ -55,6 +69,11 @@ func (o *Options) complete(t testing.TB) error {
 	if o.DataDir == "" {
 		o.DataDir = filepath.Join(t.TempDir(), "data")
 	}
+	if o.Connect == nil {
+		o.Connect = func(ctx context.Context, address string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", address)
+		}
+	}
 	for _, url := range []*string{&o.ClientURL, &o.PeerURL} {
 		if *url == "" {
 			address, err := freeAddress()
@@ -63,6 +82,9 @@ func (o *Options) complete(t testing.TB) error {
 			}
 			*url = "http://" + address
 		}
+	}
+	if o.Cluster == "" {
+		o.Cluster = o.Name + "=" + o.PeerURL
 	}
 	return nil
 }
@@ -76,7 +98,7 @@ func (o *Options) flags() []string {
 		"--advertise-client-urls", o.ClientURL,
 		"--listen-peer-urls", o.PeerURL,
 		"--initial-advertise-peer-urls", o.PeerURL,
-		"--initial-cluster", o.Name + "=" + o.PeerURL,
+		"--initial-cluster", o.Cluster,
 		"--initial-cluster-token", o.Token,
 	}, o.Args...)
 }
