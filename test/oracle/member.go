@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,8 +29,9 @@ type Member struct {
 	Options
 	Binary Binary
 
-	t   testing.TB
-	log string // the file that holds what its processes wrote
+	t    testing.TB
+	log  string // the file that holds what its processes wrote
+	http *http.Client
 
 	mu sync.Mutex // guards what a restart exchanges
 	process
@@ -57,6 +60,11 @@ func launch(t testing.TB, bin Binary, o Options) (*Member, error) {
 		return nil, err
 	}
 	m := &Member{Options: o, Binary: bin, t: t}
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+		return o.Connect(ctx, address)
+	}}
+	t.Cleanup(transport.CloseIdleConnections)
+	m.http = &http.Client{Transport: transport}
 	m.log = filepath.Join(t.TempDir(), bin.Name+".log")
 	if err := m.start(); err != nil {
 		return nil, err
@@ -77,9 +85,10 @@ func (m *Member) start() error {
 		return err
 	}
 	defer out.Close()
-	cmd := exec.Command(m.Binary.Path, m.flags()...)
+	command := slices.Concat(m.Under, []string{m.Binary.Path}, m.flags())
+	cmd := exec.Command(command[0], command[1:]...)
 	if len(m.Sockets) > 0 { // they are addressed to a process by its id, which is the shell's here
-		cmd = exec.Command("/bin/sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`, m.Binary.Path}, m.flags()...)...)
+		cmd = exec.Command("/bin/sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`}, command...)...)
 	}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Dir = filepath.Dir(m.log) // nothing may land in the tree
@@ -202,7 +211,7 @@ func (m *Member) Get(ctx context.Context, path string) (status int, body string,
 	if err != nil {
 		return 0, "", err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := m.http.Do(req)
 	if err != nil {
 		return 0, "", err
 	}
@@ -222,6 +231,7 @@ func (m *Member) Dial(more ...grpc.DialOption) *grpc.ClientConn {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDisableRetry(),
 		grpc.WithDisableServiceConfig(),
+		grpc.WithContextDialer(m.Connect),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30), grpc.MaxCallSendMsgSize(1<<30)),
 	}, more...)...)
 	if err != nil {

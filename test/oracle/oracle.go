@@ -7,7 +7,9 @@
 package oracle
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,6 +38,14 @@ type Options struct {
 	Args      []string // more flags, after the ones above
 	Env       []string // more variables, NAME=value
 
+	// Under is a command that runs the server given to it as arguments, in
+	// another network namespace for one; none. It must become the server's process.
+	Under []string
+
+	// Connect opens a connection to the client port where this process cannot
+	// by itself; a plain dial.
+	Connect func(ctx context.Context, address string) (net.Conn, error)
+
 	// Sockets are handed down as systemd does, under these names.
 	Sockets []Socket
 }
@@ -57,6 +67,11 @@ func (o *Options) complete(t testing.TB) error {
 	}
 	if o.DataDir == "" {
 		o.DataDir = filepath.Join(t.TempDir(), "data")
+	}
+	if o.Connect == nil {
+		o.Connect = func(ctx context.Context, address string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", address)
+		}
 	}
 	for _, url := range []*string{&o.ClientURL, &o.PeerURL} {
 		if *url == "" {
