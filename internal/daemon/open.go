@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -92,7 +93,7 @@ func (m *running) bootOptions(peers bootstrap.Peers) bootstrap.Options {
 		Machine: state.Options{
 			Keys:        mvcc.Options{CacheBytes: c.Store.ValueCacheBytes},
 			MinLeaseTTL: minLeaseTTL(c.Raft),
-			MaxLearners: c.Cluster.MaxLearners,
+			MaxLearners: cmp.Or(c.Cluster.MaxLearners, -1), // 0 is none
 		},
 		DefragmentFrom: int64(c.Store.DefragAtStartMiB) << 20,
 		Logger:         m.log,
