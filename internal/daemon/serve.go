@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"kvd/internal/config"
 	"kvd/internal/gateway"
 	"kvd/internal/listen"
+	"kvd/internal/replica"
 )
 
 // serve starts everything, waits until the member has joined, and then until
@@ -59,7 +61,7 @@ func (m *running) serve(ctx context.Context) error {
 		case err := <-joined:
 			waiting = false
 			if err != nil && ctx.Err() == nil {
-				return err
+				return m.reasonOf(err)
 			}
 			if err == nil {
 				m.ready(ctx)
@@ -76,6 +78,23 @@ func (m *running) serve(ctx context.Context) error {
 		}
 	}
 }
+
+// reasonOf waits for what has stopped the replica, which is why it refuses.
+func (m *running) reasonOf(err error) error {
+	if !errors.Is(err, replica.ErrStopped) {
+		return err
+	}
+	select {
+	case failed := <-m.crew.failed:
+		return failed
+	case <-time.After(reasonGrace):
+		return err
+	}
+}
+
+// reasonGrace is how long a replica that fails may take to say why: it gives its
+// disk some time.
+const reasonGrace = 5 * time.Second
 
 // ready tells everybody that the member serves.
 func (m *running) ready(ctx context.Context) {
