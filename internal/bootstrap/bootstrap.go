@@ -164,7 +164,7 @@ func Open(ctx context.Context, o Options) (_ *Member, err error) {
 	}
 	var born *birth
 	if !old {
-		if born, err = o.birth(ctx); err != nil {
+		if born, err = o.comeToBe(ctx); err != nil {
 			return nil, err
 		}
 	}

@@ -19,7 +19,7 @@ import (
 func (m *Member) found(ctx context.Context, o *Options, born *birth) (err error) {
 	m.New = true
 	if born == nil { // there was a log before the lock was taken
-		if born, err = o.birth(ctx); err != nil {
+		if born, err = o.comeToBe(ctx); err != nil {
 			return err
 		}
 	}

@@ -154,7 +154,7 @@ func (m *Member) resume(ctx context.Context, o *Options) error {
 		}
 		return m.wait(ctx, o)
 	}
-	born, err := o.birth(ctx)
+	born, err := o.comeToBe(ctx)
 	if err != nil {
 		return err
 	}

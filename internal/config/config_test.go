@@ -139,6 +139,7 @@ func TestEveryOptionOfEtcdHasItsDefault(t *testing.T) {
 		"bootstrap-defrag-threshold-megabytes": "0", "compaction-sleep-interval": "10ms",
 		"downgrade-check-time": "5s", "snapshot-catchup-entries": "5000",
 		"quota-backend-bytes": "2147483648", "backend-batch-limit": "10000", // what 0 means
+		"corrupt-check-time": "10m", // on
 	}
 	gone := []string{"discovery", "discovery-proxy"} // in the help, and refused by etcd
 	defaults := mustLoad(t, sources{})
@@ -192,7 +193,7 @@ func TestDefaultsAreTyped(t *testing.T) {
 	if len(c.NotYet()) != 0 {
 		t.Errorf("not yet: %v", c.NotYet())
 	}
-	if !c.Gates.On(FastLeaseKeepAlive) || c.Gates.On(InitialCorruptCheck) {
+	if !c.Gates.On(FastLeaseKeepAlive) || !c.Gates.On(InitialCorruptCheck) || c.Gates.On(LeaseCheckpoint) {
 		t.Error("gates")
 	}
 }
@@ -380,8 +381,7 @@ func TestWhatThisVersionCannotDoIsNamed(t *testing.T) {
 			"--advertise-client-urls=http://127.0.0.1:1", "--cert-file=a", "--key-file=b",
 		},
 	} {
-		c := mustLoad(t, sources{args: args})
-		texts := c.NotYet()
+		texts := mustLoad(t, sources{args: args}).NotYet()
 		if len(texts) != 1 || !strings.HasPrefix(texts[0], name+" (flag --"+name+"): ") {
 			t.Errorf("%v: %q", args, texts)
 		}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -26,9 +27,14 @@ func (m *running) open(ctx context.Context) error {
 		member *bootstrap.Member
 		err    error
 	}
+	client, err := m.newPeerClient()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
 	done := make(chan result, 1)
 	go func() {
-		member, err := bootstrap.Open(ctx, m.bootOptions())
+		member, err := bootstrap.Open(ctx, m.bootOptions(strangers{client}))
 		done <- result{member, err}
 	}()
 	extend := time.NewTicker(extendBy / 3)
@@ -43,8 +49,7 @@ func (m *running) open(ctx context.Context) error {
 				return r.err
 			}
 			m.opened = r.member
-			m.admit()
-			return nil
+			return m.admit()
 		case <-extend.C:
 			m.extend()
 		case <-ctx.Done():
@@ -61,7 +66,7 @@ func (m *running) open(ctx context.Context) error {
 	}
 }
 
-func (m *running) bootOptions() bootstrap.Options {
+func (m *running) bootOptions(peers bootstrap.Peers) bootstrap.Options {
 	c := m.config
 	return bootstrap.Options{
 		DataDir:    c.Member.DataDir,
@@ -74,6 +79,7 @@ func (m *running) bootOptions() bootstrap.Options {
 		SRV:        bootstrap.SRV{Domain: c.Discovery.SRVDomain, Suffix: c.Discovery.SRVName},
 		Discovery:  discovery(c.Discovery),
 		ForceNew:   c.Unsafe.ForceNewCluster,
+		Peers:      peers,
 		// etcd gives a request 5 s, and time for an election before and after.
 		RequestTimeout: 5*time.Second + 2*c.Raft.ElectionTimeout,
 		Store: store.Options{
@@ -87,7 +93,7 @@ func (m *running) bootOptions() bootstrap.Options {
 		Machine: state.Options{
 			Keys:        mvcc.Options{CacheBytes: c.Store.ValueCacheBytes},
 			MinLeaseTTL: minLeaseTTL(c.Raft),
-			MaxLearners: c.Cluster.MaxLearners,
+			MaxLearners: cmp.Or(c.Cluster.MaxLearners, -1), // 0 is none
 		},
 		DefragmentFrom: int64(c.Store.DefragAtStartMiB) << 20,
 		Logger:         m.log,
@@ -95,14 +101,19 @@ func (m *running) bootOptions() bootstrap.Options {
 	}
 }
 
-// admit tells whose data was opened.
-func (m *running) admit() {
+// admit looks at whose data was opened: a member that was removed has no place
+// to come back to.
+func (m *running) admit() error {
+	if m.opened.Machine.Members().Removed(m.opened.ID) {
+		return errors.Join(m.removed(), m.opened.Close())
+	}
 	start := "restarting local member"
 	if m.opened.New {
 		start = "starting local member"
 	}
 	m.log.Info(start, "local-member-id", m.opened.ID.String(), "cluster-id", m.opened.Cluster.String(),
 		"name", m.config.Member.Name, "data-dir", m.config.Member.DataDir)
+	return nil
 }
 
 func discovery(d config.Discovery) bootstrap.Discovery {

@@ -28,7 +28,7 @@ type Start struct {
 	ID          member.ID
 	View        *state.View // as the member was loaded; all of it is on disk
 	Others      Others
-	AskTimeout  time.Duration       // for a sign of life; members without one are left out; 2 s
+	AskTimeout  time.Duration       // for a sign of life; members without one are left out; 1 s
 	HashTimeout time.Duration       // for a living member's hash; 30 s
 	Log         *slog.Logger        // nil: no logging
 	Progress    func(status string) // told what is waited for; may be nil
@@ -63,7 +63,7 @@ func CheckStart(ctx context.Context, s Start) error {
 
 func (s *Start) complete() {
 	if s.AskTimeout == 0 {
-		s.AskTimeout = 2 * time.Second
+		s.AskTimeout = time.Second
 	}
 	if s.HashTimeout == 0 {
 		s.HashTimeout = 30 * time.Second
