@@ -56,9 +56,6 @@ func (d Discovery) secure() (*tls.Config, error) {
 	}
 	c := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: d.InsecureSkipVerify} //nolint:gosec // the operator asked for it
 	if d.CertFile != "" || d.KeyFile != "" {
-		if d.CertFile == "" || d.KeyFile == "" {
-			return nil, fmt.Errorf("discovery-cert and discovery-key must both be given: [key: %v, cert: %v]", d.KeyFile, d.CertFile)
-		}
 		pair, err := tls.LoadX509KeyPair(d.CertFile, d.KeyFile)
 		if err != nil {
 			return nil, fmt.Errorf("discovery-cert: %w", err)

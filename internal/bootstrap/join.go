@@ -127,10 +127,10 @@ func (o *Options) compatible(ctx context.Context, seeds []Seed) error {
 func (o *Options) clusterVersion(ctx context.Context, s Seed) string {
 	for _, u := range s.PeerURLs {
 		limited, cancel := context.WithTimeout(ctx, o.RequestTimeout)
-		text, err := o.Peers.ClusterVersion(limited, u)
+		v, err := o.Peers.Versions(limited, u)
 		cancel()
 		if err == nil {
-			return text
+			return v.Cluster
 		}
 		o.Logger.Warn("failed to get version", "remote-member-name", s.Name, "address", u+"/version", "error", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"kvd/internal/member"
+	"kvd/internal/peer"
 )
 
 // How long a member that is asked may take.
@@ -18,13 +19,12 @@ const (
 	requestTimeout = 7 * time.Second  // for its version, unless the options say otherwise
 )
 
-// Peers asks other members, each at one of its peer URLs. Its methods end with
+// Peers asks other members, each at one of its peer URLs; *peer.Client is one. Its methods end with
 // ctx and may be called from several goroutines.
 type Peers interface {
 	Members(ctx context.Context, url string) (member.ClusterID, []member.Member, error)
-	// ClusterVersion is the version of the cluster as that member knows it, in
-	// its words: it may be "not_decided".
-	ClusterVersion(ctx context.Context, url string) (string, error)
+	// Versions are in that member's words: a cluster's may be "not_decided".
+	Versions(ctx context.Context, url string) (peer.Versions, error)
 	DowngradeEnabled(ctx context.Context, url string) (bool, error)
 }
 
@@ -36,7 +36,11 @@ var errNobody = errors.New("this member has no way to its peers")
 func (nobody) Members(context.Context, string) (member.ClusterID, []member.Member, error) {
 	return 0, nil, errNobody
 }
-func (nobody) ClusterVersion(context.Context, string) (string, error) { return "", errNobody }
+
+func (nobody) Versions(context.Context, string) (peer.Versions, error) {
+	return peer.Versions{}, errNobody
+}
+
 func (nobody) DowngradeEnabled(context.Context, string) (bool, error) { return false, errNobody }
 
 // otherURLs are where the others are, sorted.

@@ -129,7 +129,7 @@ func (m *Member) fit(ctx context.Context, o *Options) error {
 	start := m.Log.Start()
 	switch {
 	case at.Index < start.Index:
-		return fmt.Errorf("%w: the log in %s begins behind entry %d, the database %s ends at %d, and the leader's snapshot %s is not there; the entries between are lost: put the newer database or the snapshot back, or remove this member from its cluster and add it again with an empty directory",
+		return fmt.Errorf("%w: the log in %s begins behind entry %d, the database %s ends at %d, and the leader's snapshot %s is not there; the entries between are lost: put the newer database back, or the snapshot, or remove this member from its cluster and add it again with an empty directory",
 			ErrInconsistent, o.walDir(), start.Index, o.storePath(), at.Index, o.imagePath(start.Index))
 	case at.Index > last:
 		return fmt.Errorf("%w: the database %s holds entries up to %d, the log in %s ends at %d: acknowledged entries are missing from the log; put the whole log back, or restore the member from a snapshot",

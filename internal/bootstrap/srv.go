@@ -35,12 +35,12 @@ func (s SRV) services() []service {
 // this member is takes its name; the others are numbered, as their names are
 // told only once they run.
 func (o *Options) lookUpSeeds(ctx context.Context) ([]Seed, error) {
-	limited, cancel := context.WithTimeout(ctx, resolveLimit)
-	defer cancel()
 	var seeds []Seed
 	var problems []error
 	for _, s := range o.SRV.services() {
+		limited, cancel := context.WithTimeout(ctx, resolveLimit)
 		found, err := o.lookUpService(limited, s, len(seeds))
+		cancel()
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}

@@ -386,8 +386,31 @@ func TestWhatThisVersionCannotDoIsNamed(t *testing.T) {
 			t.Errorf("%v: %q", args, texts)
 		}
 	}
-	if texts := mustLoad(t, sources{args: []string{"--feature-gates=AllAlpha=true"}}).NotYet(); len(texts) != 0 {
-		t.Errorf("AllAlpha: %q", texts)
+	for _, args := range []string{
+		"--feature-gates=AllAlpha=true",
+		"--initial-cluster=default=http://127.0.0.1:1,b=http://127.0.0.1:2",
+		"--initial-cluster-state=existing",
+		"--discovery-endpoints=a:1 --discovery-token=t",
+		"--discovery-srv=example.com --discovery-srv-name=x",
+		"--force-new-cluster",
+	} {
+		if texts := mustLoad(t, sources{args: strings.Fields(args)}).NotYet(); len(texts) != 0 {
+			t.Errorf("%s: %q", args, texts)
+		}
+	}
+}
+
+// TestDiscoveryTakesTheInitialClustersPlace: its default would be a second way
+// to find the others.
+func TestDiscoveryTakesTheInitialClustersPlace(t *testing.T) {
+	for _, args := range []string{
+		"--discovery-srv=example.com", "--discovery-srv-name=x", "--discovery-endpoints=a:1,b:2 --discovery-token=t",
+		"--name=n1 --discovery-srv=example.com", "--name=n1 --discovery-endpoints=a:1 --discovery-token=t",
+	} {
+		c := mustLoad(t, sources{args: strings.Fields(args)})
+		if len(c.Cluster.Initial.Members) != 0 {
+			t.Errorf("%s: %v", args, c.Cluster.Initial)
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -156,6 +157,9 @@ func TestMemberThatExistsIgnoresHowItWasToBeMade(t *testing.T) {
 		d := start(t, flags(dir, args...)...)
 		if got := get(t, d.dial(t), "k"); got != "v" {
 			t.Errorf("%v: k is %q", args, got)
+		}
+		if strings.HasPrefix(args[0], "--discovery-endpoints") {
+			d.log.wait(t, "discovery token is ignored since cluster already initialized; valid logs are found", 0)
 		}
 		must(t, d.stop(t))
 	}

@@ -136,9 +136,8 @@ func Run(ctx context.Context, in Inputs) error {
 
 // possible refuses options that this version cannot honour: ignoring them would
 // be worse.
-func possible(c *config.Config) error { return refuse(c.NotYet()) }
-
-func refuse(missing []string) error {
+func possible(c *config.Config) error {
+	missing := c.NotYet()
 	if len(missing) == 0 {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -79,6 +80,8 @@ func (m *running) bootOptions(peers bootstrap.Peers) bootstrap.Options {
 		Discovery:  discovery(c.Discovery),
 		ForceNew:   c.Unsafe.ForceNewCluster,
 		Peers:      peers,
+		// etcd gives a request 5 s, and time for an election before and after.
+		RequestTimeout: 5*time.Second + 2*c.Raft.ElectionTimeout,
 		Store: store.Options{
 			NoSync:        c.Unsafe.NoFsync,
 			FreelistArray: c.Store.FreelistType == "array",
@@ -90,7 +93,7 @@ func (m *running) bootOptions(peers bootstrap.Peers) bootstrap.Options {
 		Machine: state.Options{
 			Keys:        mvcc.Options{CacheBytes: c.Store.ValueCacheBytes},
 			MinLeaseTTL: minLeaseTTL(c.Raft),
-			MaxLearners: c.Cluster.MaxLearners,
+			MaxLearners: cmp.Or(c.Cluster.MaxLearners, -1), // 0 is none
 		},
 		DefragmentFrom: int64(c.Store.DefragAtStartMiB) << 20,
 		Logger:         m.log,
@@ -111,6 +114,17 @@ func (m *running) admit() error {
 	m.log.Info(start, "local-member-id", m.opened.ID.String(), "cluster-id", m.opened.Cluster.String(),
 		"name", m.config.Member.Name, "data-dir", m.config.Member.DataDir)
 	return nil
+}
+
+func discovery(d config.Discovery) bootstrap.Discovery {
+	return bootstrap.Discovery{
+		Endpoints: d.Endpoints, Token: d.Token,
+		DialTimeout: d.DialTimeout, RequestTimeout: d.RequestTimeout,
+		KeepAliveTime: d.KeepAliveTime, KeepAliveTimeout: d.KeepAliveTimeout,
+		InsecureTransport: d.InsecureTransport, InsecureSkipVerify: d.InsecureSkipVerify,
+		CertFile: d.CertFile, KeyFile: d.KeyFile, CAFile: d.CAFile,
+		User: d.User, Password: d.Password,
+	}
 }
 
 // minLeaseTTL is the least lease that outlives an election, in seconds: one and
@@ -134,17 +148,4 @@ func texts(urls []url.URL) []string {
 		all = append(all, u.String())
 	}
 	return all
-}
-
-// requestTimeout is how long anything that goes through the log may take.
-func requestTimeout(r config.Raft) time.Duration { return 5*time.Second + 2*r.ElectionTimeout }
-
-func discovery(d config.Discovery) bootstrap.Discovery {
-	return bootstrap.Discovery{
-		Endpoints: d.Endpoints, Token: d.Token,
-		DialTimeout: d.DialTimeout, RequestTimeout: d.RequestTimeout,
-		KeepAliveTime: d.KeepAliveTime, KeepAliveTimeout: d.KeepAliveTimeout,
-		InsecureTransport: d.InsecureTransport, InsecureSkipVerify: d.InsecureSkipVerify,
-		CertFile: d.CertFile, KeyFile: d.KeyFile, CAFile: d.CAFile, User: d.User, Password: d.Password,
-	}
 }

@@ -162,6 +162,7 @@ func (m *running) apiOptions() api.Options {
 		ProgressInterval: c.Watch.ProgressInterval,
 		SlowRequest:      c.Limits.WarnUnary,
 		Election:         c.Raft.ElectionTimeout,
+		Strict:           c.Cluster.StrictReconfig,
 		KeepAliveMin:     c.GRPC.KeepAliveMinTime,
 		KeepAlive:        c.GRPC.KeepAliveInterval,
 		KeepAliveTimeout: c.GRPC.KeepAliveTimeout,

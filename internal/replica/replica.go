@@ -150,6 +150,9 @@ type Parts struct {
 	Members func(member.View)
 	// Connected is how many other members are connected now. May be nil.
 	Connected func() int
+	// Linked reports whether another member has been connected all the time
+	// since then. Timeouts say so if not. May be nil.
+	Linked func(id member.ID, since time.Time) bool
 	// Load reads a machine from a store that another member has sent; Store will
 	// be that store when rows are read later.
 	Load func(open func() (store.Reader, error)) (*state.Machine, error)
