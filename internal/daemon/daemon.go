@@ -23,6 +23,7 @@ import (
 	"kvd/internal/bootstrap"
 	"kvd/internal/config"
 	"kvd/internal/gateway"
+	"kvd/internal/member"
 	"kvd/internal/mvcc"
 	"kvd/internal/peer"
 	"kvd/internal/replica"
@@ -224,10 +225,14 @@ func (m *running) assemble() (err error) {
 		SendSnapshot: func(message *raftpb.Message, image *store.Copy) { m.transport.SendSnapshot(message, image) },
 		Members:      m.follow,
 		Connected:    func() int { return m.transport.Connected() },
-		Replaced:     func() { m.hub.Reset() },
-		Publish:      func(view *mvcc.View, rev int64, events []*mvcc.Event) { m.hub.Publish(view, rev, events) },
-		Logger:       m.log,
-		Metrics:      m.metrics,
+		Linked: func(id member.ID, since time.Time) bool {
+			active := m.transport.ActiveSince(id)
+			return !active.IsZero() && !active.After(since)
+		},
+		Replaced: func() { m.hub.Reset() },
+		Publish:  func(view *mvcc.View, rev int64, events []*mvcc.Event) { m.hub.Publish(view, rev, events) },
+		Logger:   m.log,
+		Metrics:  m.metrics,
 	})
 	if err != nil {
 		return err

@@ -5,7 +5,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"net/http"
+	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"kvd/internal/lease"
 	"kvd/internal/member"
 	"kvd/internal/mvcc"
 	"kvd/internal/peer"
@@ -69,7 +73,33 @@ func (m *running) desk() peer.Desk {
 		Versions:  func() peer.Versions { return peer.Versions(m.versions()) },
 		Downgrade: m.downgradeEnabled,
 		HashKV:    m.hashKV,
+
+		Promote:    m.services.PromoteHere,
+		Renew:      m.services.RenewHere,
+		TimeToLive: m.services.TimeToLiveHere,
 	}
+}
+
+// distant is how the services reach other members. It is made before the
+// transport, which they serve in turn.
+type distant struct{ m *running }
+
+// ActiveSince implements api.Peers.
+func (d distant) ActiveSince(id member.ID) time.Time { return d.m.transport.ActiveSince(id) }
+
+// Promote implements api.Peers.
+func (d distant) Promote(ctx context.Context, urls []string, id member.ID, token string) ([]member.Member, error) {
+	return d.m.transport.Client().Promote(ctx, urls, id, token)
+}
+
+// Renew implements api.Peers.
+func (d distant) Renew(ctx context.Context, urls []string, id lease.ID) (ttl int64, err error) {
+	return d.m.transport.Client().Renew(ctx, urls, id)
+}
+
+// TimeToLive implements api.Peers.
+func (d distant) TimeToLive(ctx context.Context, urls []string, id lease.ID, keys bool) (*pb.LeaseTimeToLiveResponse, error) {
+	return d.m.transport.Client().TimeToLive(ctx, urls, id, keys)
 }
 
 func (m *running) downgradeEnabled(ctx context.Context) (bool, error) {

@@ -130,7 +130,7 @@ func (m *running) sayTraffic(to listen.Ports, traffic string) {
 // newServices makes the services; they are served later.
 func (m *running) newServices() *api.API {
 	return api.New(m.apiOptions(), api.Parts{
-		Member: m.replica, Hub: m.hub, Store: m.opened.Store,
+		Member: m.replica, Peers: distant{m}, Hub: m.hub, Store: m.opened.Store,
 		Cluster: m.opened.Cluster, ID: m.opened.ID, Log: m.log, Registry: m.registry,
 	})
 }
