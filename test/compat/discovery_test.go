@@ -5,6 +5,7 @@ import (
 	"crypto/sha1" // what etcd makes its IDs of
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -155,6 +156,14 @@ func TestMembersOfBothKindsDiscoverEachOther(t *testing.T) {
 	cluster := clusterOf(ours)
 	if cluster == "" || cluster != clusterOf(theirs) {
 		t.Errorf("kvd is in cluster %q, etcd in %q", cluster, clusterOf(theirs))
+	}
+	for _, m := range []*oracle.Member{ours, theirs} {
+		if err := m.Ready(oracle.ReadyWithin); err != nil {
+			t.Fatal(err)
+		}
+		if names := namesOf(t, m); !slices.Equal(names, []string{"m1", "m2"}) {
+			t.Errorf("%s knows of %q", m.Binary.Name, names)
+		}
 	}
 }
 
