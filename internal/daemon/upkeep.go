@@ -66,7 +66,7 @@ func (m *running) sayCorrupt(alarmed []member.ID) {
 	switch {
 	case mine && !was:
 		m.log.LogAttrs(context.Background(), slog.LevelError,
-			"the data of this member is not what the other members hold, and the cluster refuses requests; replace it with 'kvd member rejoin', then disarm the alarm",
+			"the data of this member is not what the other members hold, and the cluster refuses requests; replace it with 'kvd member rejoin', which also ends its alarm",
 			message(messageCorrupt), slog.String("local-member-id", m.opened.ID.String()), slog.Any("alarmed-members", alarmed))
 	case was && !mine:
 		m.log.Info("this member is not alarmed as corrupt any more", "local-member-id", m.opened.ID.String())

@@ -24,7 +24,7 @@ func TestACorruptMemberSaysSo(t *testing.T) {
 		must(t, err)
 	}
 	tell(pb.AlarmRequest_ACTIVATE, 0) // the whole cluster
-	found := d.log.wait(t, "the data of this member is not what the other members hold, and the cluster refuses requests; replace it with 'kvd member rejoin', then disarm the alarm", 0)
+	found := d.log.wait(t, "the data of this member is not what the other members hold, and the cluster refuses requests; replace it with 'kvd member rejoin', which also ends its alarm", 0)
 	if field(found, "message_id") != messageCorrupt || field(found, "local-member-id") != field(id, "local-member-id") {
 		t.Errorf("it is %v", found)
 	}

@@ -114,7 +114,7 @@ func (s *Start) rule(own Hash, answers []answer, size int) error {
 	}
 	for _, id := range ruling.bad {
 		if id == s.ID {
-			return fmt.Errorf("%s %w: at revision %d it is not what %s hold; replace it with 'kvd member rejoin'",
+			return fmt.Errorf("member %s: %w: at revision %d it is not what %s hold; replace it with 'kvd member rejoin'",
 				s.ID, ErrCorrupt, own.At, strings.Join(differ, ", "))
 		}
 	}
