@@ -57,15 +57,6 @@ func (m *running) newPeerClient() (*peer.Client, error) {
 	return peer.NewClient(peer.ClientOptions{TLS: secure, Election: m.config.Raft.ElectionTimeout}), nil
 }
 
-// strangers are the members of a cluster that this one is not part of yet.
-type strangers struct{ *peer.Client }
-
-// ClusterVersion implements bootstrap.Peers.
-func (s strangers) ClusterVersion(ctx context.Context, url string) (string, error) {
-	v, err := s.Versions(ctx, url)
-	return v.Cluster, err
-}
-
 // desk answers what other members ask beside raft.
 func (m *running) desk() peer.Desk {
 	return peer.Desk{
