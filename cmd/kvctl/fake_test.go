@@ -317,15 +317,6 @@ func (f *fake) LeaseLeases(_ context.Context, r *pb.LeaseLeasesRequest) (*pb.Lea
 	return &pb.LeaseLeasesResponse{Header: f.header(9), Leases: []*pb.LeaseStatus{{ID: 0x32695410dcc0ca0}, {ID: 7}}}, nil
 }
 
-func (f *fake) MemberList(_ context.Context, r *pb.MemberListRequest) (*pb.MemberListResponse, error) {
-	f.ask("MemberList", r)
-	return &pb.MemberListResponse{Header: f.header(0), Members: []*pb.Member{
-		{ID: 0xa11ce, Name: "n1", PeerURLs: []string{"http://10.0.0.1:2380", "http://10.0.1.1:2380"}, ClientURLs: f.ends[:1]},
-		{ID: 0xb0bb1e5deadbeef, Name: "zwei & \"drei\"", PeerURLs: []string{"http://10.0.0.2:2380"}, ClientURLs: f.ends[1:], IsLearner: true},
-		{ID: 0xc, PeerURLs: []string{"http://10.0.0.3:2380"}},
-	}}, nil
-}
-
 func (f *fake) Status(_ context.Context, r *pb.StatusRequest) (*pb.StatusResponse, error) {
 	f.ask("Status", r)
 	resp := &pb.StatusResponse{

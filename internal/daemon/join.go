@@ -9,7 +9,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/membershippb"
 
-	"kvd/internal/member"
 	"kvd/internal/replica"
 	"kvd/internal/state"
 )
@@ -18,8 +17,8 @@ import (
 const retryJoin = 100 * time.Millisecond
 
 // join makes this member known: it publishes name and client URLs through the
-// log, which succeeds once there is a leader, and sees to it that the cluster
-// has a version. It returns when both are done.
+// log, which succeeds once there is a leader. It returns when that is done and
+// the cluster has a version.
 func (m *running) join(ctx context.Context) error {
 	name, urls := m.config.Member.Name, texts(m.config.Advertise.Client)
 	id, cluster := m.opened.ID.String(), m.opened.Cluster.String()
@@ -32,20 +31,13 @@ func (m *running) join(ctx context.Context) error {
 	}
 	m.log.Info("published local member to cluster through raft", "local-member-id", id,
 		"local-member-attributes", fmt.Sprintf("{Name:%s ClientURLs:%v}", name, urls), "cluster-id", cluster)
-	was := m.replica.View().Members.ClusterVersion()
-	if was.Compare(state.ClusterVersion) >= 0 {
+	m.upkeep.Nudge()
+	select {
+	case <-m.upkeep.Agreed():
 		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	version := &state.Request{ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: state.ClusterVersion.String()}}
-	if err := m.insist(ctx, version); err != nil {
-		return fmt.Errorf("set the cluster version: %w", err)
-	}
-	if was.Known() {
-		m.log.Info("updated cluster version", "local-member-id", id, "cluster-id", cluster, "from", line(was), "to", line(state.ClusterVersion))
-	} else {
-		m.log.Info("set initial cluster version", "local-member-id", id, "cluster-id", cluster, "cluster-version", line(state.ClusterVersion))
-	}
-	return nil
 }
 
 // insist proposes a command until it is applied.
@@ -67,6 +59,3 @@ func (m *running) insist(ctx context.Context, command *state.Request) error {
 		}
 	}
 }
-
-// line is the version without its patch, as etcd's log has it.
-func line(v member.Version) string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }

@@ -89,7 +89,7 @@ func (g *Gateway) Client() http.Handler {
 	if g.o.Pprof {
 		profiles(mux)
 	}
-	return g.guard(mux)
+	return g.guard(http.MaxBytesHandler(mux, bodyBytes))
 }
 
 // Metrics is what the metrics ports serve. They are the operator's own: no
@@ -97,7 +97,7 @@ func (g *Gateway) Client() http.Handler {
 func (g *Gateway) Metrics() http.Handler {
 	mux := http.NewServeMux()
 	g.observe(mux)
-	return mux
+	return http.MaxBytesHandler(mux, bodyBytes)
 }
 
 func (g *Gateway) observe(mux *http.ServeMux) {

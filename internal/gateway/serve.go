@@ -10,21 +10,22 @@ import (
 	"time"
 )
 
-// Limits of an HTTP/1 connection. Nothing that is served reads a long body.
+// Limits of an HTTP/1 connection.
 const (
 	headerTimeout = 5 * time.Minute // to send a request's headers, as etcd has it
 	headerBytes   = 1 << 20
-	bodyBytes     = 8 << 20
+	bodyBytes     = 8 << 20 // of a request; nothing that a Gateway serves reads a long one
 	idleTimeout   = 10 * time.Minute
 	grace         = time.Second // for requests to finish at the end
 )
 
 // Serve serves handler on the listeners until ctx ends, and returns when all
-// requests have ended. It closes the listeners. Prepare, if not nil, may change
-// the server before it serves: it knows what kind of connections come in.
+// requests have ended. It closes the listeners. The handler bounds the bodies that
+// it reads, as those of a Gateway do. Prepare, if not nil, may change the server
+// before it serves: it knows what kind of connections and requests come in.
 func Serve(ctx context.Context, handler http.Handler, prepare func(*http.Server), listeners ...net.Listener) error {
 	server := &http.Server{
-		Handler:           http.MaxBytesHandler(handler, bodyBytes),
+		Handler:           handler,
 		ReadHeaderTimeout: headerTimeout,
 		MaxHeaderBytes:    headerBytes,
 		IdleTimeout:       idleTimeout,

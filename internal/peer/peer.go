@@ -11,10 +11,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"net/url"
+	"net"
 	"slices"
 	"time"
 
@@ -80,6 +79,7 @@ func (o *Options) Complete() error {
 	}{
 		{o.Member == 0, "the member has no ID"},
 		{o.ReadTimeout < 0 || o.WriteTimeout < 0 || o.Election < 0, "a timeout is negative"},
+		{o.LocalAddress != "" && net.ParseIP(o.LocalAddress) == nil, "the local address is no IP"},
 		{o.MaxMessageBytes < 0, "the largest message is negative"},
 		{o.MaxRemotes < 0, "the number of remotes is negative"},
 		{o.TLS != nil && slices.ContainsFunc(o.TLS.NextProtos, func(p string) bool { return p != "http/1.1" }),
@@ -152,16 +152,4 @@ type Parts struct {
 	Desk     Desk
 	Log      *slog.Logger          // nil: silent
 	Registry prometheus.Registerer // of metrics; nil: none
-}
-
-// parseURL checks one peer URL.
-func parseURL(text string) (*url.URL, error) {
-	u, err := url.Parse(text)
-	if err != nil {
-		return nil, fmt.Errorf("peer URL: %w", err)
-	}
-	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.User != nil {
-		return nil, fmt.Errorf("peer URL %q: want http://host:port or https://host:port", text)
-	}
-	return u, nil
 }

@@ -1,0 +1,82 @@
+package peer
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"kvd/internal/store"
+)
+
+// sendSnapshot begins to post a snapshot. It does not, and leaves image alone,
+// when another one is on its way to the member, or Run has ended.
+func (p *peer) sendSnapshot(m *raftpb.Message, image *store.Copy) bool {
+	if !p.snapshot.CompareAndSwap(false, true) {
+		p.log.Warn("a snapshot is on its way already")
+		return false
+	}
+	started := p.t.work.start(func() {
+		defer p.snapshot.Store(false)
+		p.postSnapshot(m, image)
+	})
+	if !started {
+		p.snapshot.Store(false)
+	}
+	return started
+}
+
+func (p *peer) postSnapshot(m *raftpb.Message, image *store.Copy) {
+	began, to := time.Now(), p.id.String()
+	log := p.log.With("snapshot-index", m.GetSnapshot().GetMetadata().GetIndex(), "bytes", image.Size())
+	log.Info("sending database snapshot")
+	of := p.t.metrics.sending
+	of.inflight.WithLabelValues(to).Inc()
+	defer of.inflight.WithLabelValues(to).Dec()
+	size := image.Size()
+	err := p.postImage(m, image)
+	image.Close()
+	if err != nil {
+		log.Warn("database snapshot not sent", "error", err)
+		p.status.down("post a snapshot", err)
+		of.failed.WithLabelValues(to).Inc()
+		p.lost(1)
+		p.t.raft.SnapshotSent(p.id, false)
+		return
+	}
+	p.status.up()
+	took := time.Since(began)
+	log.Info("sent database snapshot", "took", took)
+	p.count.sentBytes.Add(float64(size))
+	of.done.WithLabelValues(to).Inc()
+	of.seconds.WithLabelValues(to).Observe(took.Seconds())
+	p.t.raft.SnapshotSent(p.id, true)
+}
+
+// postImage posts message and image, and waits for as long as the receiver needs
+// to make them safe.
+func (p *peer) postImage(m *raftpb.Message, image *store.Copy) error {
+	head, err := frames{}.message(nil, m)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(p.ctx)
+	defer cancel()
+	from, to := io.Pipe()
+	copied := make(chan struct{})
+	go func() {
+		defer close(copied)
+		n, err := image.WriteTo(to)
+		if err == nil && n != image.Size() {
+			err = fmt.Errorf("the image has %d bytes instead of %d", n, image.Size())
+		}
+		to.CloseWithError(err)
+	}()
+	err = p.submit(ctx, "/raft/snapshot", "application/octet-stream", io.MultiReader(bytes.NewReader(head), from))
+	from.CloseWithError(context.Canceled) // an answer may have come before all was read
+	<-copied
+	return err
+}
