@@ -45,7 +45,7 @@ run: build ## run one member on loopback, data under run/
 
 .PHONY: cluster
 cluster: build ## run three members on loopback, data under run/
-	@tools/cluster 3
+	@BIN=$(BIN) DIR=$(RUN_DIR) tools/cluster 3
 
 .PHONY: test
 test: oracle unit compat ## all tests: ours, then those against etcd
