@@ -25,7 +25,7 @@ type load struct {
 	hurry     context.CancelFunc
 
 	before  [groups][inGroup]held // what is there at the beginning
-	mayMiss int64                 // revisions that an observer may not see for a compaction
+	mayMiss int64                 // revisions that an observer may not see for compactions
 
 	clients   []*client
 	tenants   []*tenant
