@@ -65,6 +65,7 @@ type running struct {
 	metrics  *replica.Metrics
 
 	ports     ports
+	peerFiles config.Certificates // of connections between members, those that it made itself included
 	web       *gateway.Gateway
 	opened    *bootstrap.Member
 	replica   *replica.Replica
