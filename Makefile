@@ -102,6 +102,10 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 		done; \
 	done
 
+.PHONY: soak
+soak: ## faults at random on a cluster of five for SOAK (10m), judged every minute; needs root
+	cd test && KVD_ROBUST_SOAK=$(or $(SOAK),10m) $(GO) test -count=1 -timeout 24h -v -run '^TestSoak$$' ./robust
+
 .PHONY: lint
 lint: ## golangci-lint, as CI runs it, in both modules
 	$(GO) tool -modfile=tools/go.mod golangci-lint run ./...

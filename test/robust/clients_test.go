@@ -14,8 +14,8 @@ import (
 
 const (
 	clients  = 8
-	pauseOf  = 25 * time.Millisecond // of a client between two calls, on average
-	callsEnd = 3 * time.Second       // a call that has no answer by then is given up
+	pauseOf  = 25 * time.Millisecond   // of a client between two calls, on average
+	callsEnd = 1500 * time.Millisecond // a call that has no answer by then is given up
 )
 
 // soonAgain makes a connection try again soon after a member was gone.
@@ -24,7 +24,8 @@ var soonAgain = grpc.WithConnectParams(grpc.ConnectParams{
 	MinConnectTimeout: time.Second,
 })
 
-// A client sends one call after the other, each through any member.
+// A client sends one call after the other, most of them through one member: if
+// that one does not answer, others wait for it seldom.
 type client struct {
 	*rand.Rand
 	load   *load
@@ -57,7 +58,10 @@ func (c *client) run() {
 	defer c.conns.close()
 	for !c.load.over() {
 		doors := c.load.doors()
-		d := doors[c.IntN(len(doors))]
+		d := doors[c.number%len(doors)]
+		if c.IntN(8) == 0 {
+			d = doors[c.IntN(len(doors))]
+		}
 		one := c.choose()
 		one.Client, one.Member, one.Life = c.number, d.number, d.life
 		if c.do(one, c.conns.to(d)) {

@@ -36,11 +36,18 @@ type cluster struct {
 	t    *testing.T
 	bin  oracle.Binary
 	seed int
-	net  *network // nil: all on loopback
-	args []string
+	plan
 
 	mu      sync.Mutex
 	members []*seat // never shrinks: a number means the same member for ever
+}
+
+// A plan is what a cluster is to be.
+type plan struct {
+	size  int
+	net   *network                       // nil: all on loopback
+	args  []string                       // more flags
+	place func(i int, o *oracle.Options) // changes a member's options; nil: it does not
 }
 
 // A seat is a member's place: its name, addresses and directory, and the
@@ -53,21 +60,16 @@ type seat struct {
 	gone    bool // no longer a member
 }
 
-// newCluster starts n members and returns when each has served a read. Where
-// they live is net's to say; without one it is loopback.
-func newCluster(t *testing.T, n int, net *network, args ...string) *cluster {
+// newCluster starts the members and returns when each has served a read.
+func newCluster(t *testing.T, p plan) *cluster {
 	t.Helper()
 	seed := number(t, "KVD_ROBUST_SEED", int(rand.Uint32()))
 	t.Logf("KVD_ROBUST_SEED=%d go test -run '^%s$' ./robust", seed, strings.ReplaceAll(t.Name(), "/", "$/^"))
 	c := &cluster{
-		Rand: rand.New(rand.NewPCG(uint64(seed), 0)), t: t, bin: judged(t), seed: seed, net: net,
-		args: append([]string{
-			fmt.Sprintf("--heartbeat-interval=%d", heartbeat.Milliseconds()),
-			fmt.Sprintf("--election-timeout=%d", election.Milliseconds()),
-		}, args...),
+		Rand: rand.New(rand.NewPCG(uint64(seed), 0)), t: t, bin: judged(t), seed: seed, plan: p,
 	}
-	for range n {
-		c.members = append(c.members, &seat{options: c.place(len(c.members))})
+	for range p.size {
+		c.members = append(c.members, &seat{options: c.settle(len(c.members))})
 	}
 	for _, s := range c.members {
 		s.options.Cluster = c.names()
@@ -81,9 +83,18 @@ func newCluster(t *testing.T, n int, net *network, args ...string) *cluster {
 	return c
 }
 
-// place chooses a new member's name, addresses and directory.
-func (c *cluster) place(i int) oracle.Options {
-	o := oracle.Options{Name: fmt.Sprintf("m%d", i+1), DataDir: filepath.Join(c.t.TempDir(), "data"), Args: c.args}
+// settle chooses a new member's name, addresses and directory.
+func (c *cluster) settle(i int) oracle.Options {
+	o := oracle.Options{
+		Name: fmt.Sprintf("m%d", i+1), DataDir: filepath.Join(c.t.TempDir(), "data"),
+		Args: append([]string{
+			fmt.Sprintf("--heartbeat-interval=%d", heartbeat.Milliseconds()),
+			fmt.Sprintf("--election-timeout=%d", election.Milliseconds()),
+		}, c.args...),
+	}
+	if c.place != nil {
+		c.place(i, &o)
+	}
 	if c.net != nil {
 		if c.net.wire != nil {
 			c.net.wire.seed(uint64(c.seed))

@@ -13,7 +13,7 @@ func rounds(t *testing.T) int { return number(t, "KVD_ROBUST_ROUNDS", 1) }
 
 func TestClusterSurvivesKillOfAnyMember(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 3, nil)
+	c := newCluster(t, plan{size: 3})
 	l := c.load()
 	for range rounds(t) {
 		for _, i := range c.Perm(3) {
@@ -29,7 +29,7 @@ func TestClusterSurvivesKillOfAnyMember(t *testing.T) {
 
 func TestClusterSurvivesKillOfItsLeader(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 5, nil)
+	c := newCluster(t, plan{size: 5})
 	l := c.load()
 	for range 1 + rounds(t) {
 		l.moves(0, 1, 2, 3, 4)
@@ -48,7 +48,7 @@ func TestClusterSurvivesKillOfItsLeader(t *testing.T) {
 
 func TestClusterSurvivesKillOfAllAtOnce(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 3, nil, "--snapshot-count=300")
+	c := newCluster(t, plan{size: 3, args: []string{"--snapshot-count=300"}})
 	l := c.load()
 	for range 1 + rounds(t) {
 		l.moves(0, 1, 2)
@@ -65,7 +65,7 @@ func TestClusterSurvivesKillOfAllAtOnce(t *testing.T) {
 // ones is left. Every other one comes as a learner.
 func TestMembersAreReplacedWhileWritesGoOn(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 3, nil)
+	c := newCluster(t, plan{size: 3})
 	l := c.load()
 	for old := range 3 {
 		c.replace(l, old, old%2 == 1)
@@ -100,7 +100,7 @@ func (c *cluster) replace(l *load, old int, learner bool) {
 	}
 	l.moves(rest...)
 
-	fresh := &seat{options: c.place(len(c.members))}
+	fresh := &seat{options: c.settle(len(c.members))}
 	var id uint64
 	c.eventually("a member is added", func(ctx context.Context) error {
 		r, err := through.MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: []string{fresh.options.PeerURL}, IsLearner: learner})
@@ -114,7 +114,7 @@ func (c *cluster) replace(l *load, old int, learner bool) {
 	c.members = append(c.members, fresh)
 	c.mu.Unlock()
 	fresh.options.Cluster = c.names()
-	fresh.options.Args = append(fresh.options.Args[:len(fresh.options.Args):len(fresh.options.Args)], "--initial-cluster-state=existing")
+	fresh.options.Existing = true
 	c.launch(i)
 	if learner {
 		c.eventually("the learner is promoted", func(ctx context.Context) error {

@@ -25,7 +25,7 @@ type load struct {
 	hurry     context.CancelFunc
 
 	before  [groups][inGroup]held // what is there at the beginning
-	mayMiss int64                 // revisions that an observer may not see for a compaction
+	mayMiss int64                 // revisions that an observer may not see for compactions
 
 	clients   []*client
 	tenants   []*tenant
@@ -105,7 +105,7 @@ func (l *load) acknowledged(member int) { l.acked[member].Add(1) }
 // writes of those that begin now.
 func (l *load) moves(members ...int) {
 	l.t.Helper()
-	const some = 5 + clients // at most so many have begun already
+	const some = 2 + clients // at most so many have begun already
 	var at [len(l.acked)]int64
 	for i := range l.acked {
 		at[i] = l.acked[i].Load()

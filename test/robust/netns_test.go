@@ -54,7 +54,7 @@ func newNetwork(t testing.TB, members int) *network {
 
 func makeNetwork(t testing.TB, members int, w *wire) *network {
 	t.Helper()
-	for _, tool := range []string{"ip", "nft", "nsenter"} {
+	for _, tool := range []string{"ip", "tc", "nft", "nsenter"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("network namespaces: %v (Debian: iproute2, nftables, util-linux)", err)
 		}
@@ -207,6 +207,31 @@ func (n *network) split(sides ...[]int) {
 		}
 	}
 	n.apply()
+}
+
+// slow limits what reaches a member, as the rate of tc has it ("20mbit").
+func (n *network) slow(i int, rate string) {
+	n.t.Helper()
+	n.tc(i, "replace", "root", "tbf", "rate", rate, "burst", "32kb", "limit", "512kb")
+}
+
+// fast takes the limit away.
+func (n *network) fast(i int) {
+	n.t.Helper()
+	n.tc(i, "del", "root")
+}
+
+// tc sets the queue of the bridge's port to a member.
+func (n *network) tc(i int, verb string, args ...string) {
+	n.t.Helper()
+	args = append([]string{"-n", n.name + "-hub", "qdisc", verb, "dev", fmt.Sprintf("port%d", i+1)}, args...)
+	out, err := exec.Command("tc", args...).CombinedOutput()
+	if bytes.Contains(out, []byte("qdisc kind is unknown")) {
+		n.t.Skipf("this kernel has no tbf: %s", out)
+	}
+	if err != nil {
+		n.t.Fatalf("tc %s: %v: %s", strings.Join(args, " "), err, out)
+	}
 }
 
 // heal lets everything through again.

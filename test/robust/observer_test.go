@@ -3,8 +3,10 @@ package robust
 import (
 	"context"
 	"fmt"
+	"hash/crc32"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -29,8 +31,9 @@ type observer struct {
 	from    int64
 	changes map[int64][]change // of each revision
 	heard   map[int64]time.Duration
-	next    int64 // revisions before it were told, or compacted
-	missed  int64 // how many revisions were compacted before they were told
+	next    int64        // revisions before it were told, or compacted
+	told    atomic.Int64 // next - 1, for others to read
+	missed  int64        // how many revisions were compacted before they were told
 	faults  []string
 	streams int
 }
@@ -124,7 +127,7 @@ func (o *observer) take(r *pb.WatchResponse) bool {
 			o.next = revision + 1
 		}
 		fresh[revision] = append(fresh[revision], change{
-			Key: string(e.Kv.Key), Value: string(e.Kv.Value), Delete: e.Type == mvccpb.DELETE,
+			Key: string(e.Kv.Key), Value: brief(e.Kv.Value), Delete: e.Type == mvccpb.DELETE,
 		})
 		if e.Type == mvccpb.DELETE && strings.HasPrefix(string(e.Kv.Key), leaseSpace) {
 			o.heard[revision] = at
@@ -133,7 +136,16 @@ func (o *observer) take(r *pb.WatchResponse) bool {
 	for revision, changes := range fresh {
 		o.changes[revision] = changes
 	}
+	o.told.Store(o.next - 1)
 	return true
+}
+
+// brief is a value, or what tells a long one from others.
+func brief(value []byte) string {
+	if len(value) <= 64 {
+		return string(value)
+	}
+	return fmt.Sprintf("%d bytes, %x", len(value), crc32.ChecksumIEEE(value))
 }
 
 func (o *observer) fail(format string, args ...any) {

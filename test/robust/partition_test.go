@@ -10,7 +10,7 @@ import (
 // The leader and one more are cut off from three others.
 func TestMinorityNeitherWritesNorReadsLinearizably(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 5, newNetwork(t, 5))
+	c := newCluster(t, plan{size: 5, net: newNetwork(t, 5)})
 	l := c.load()
 	for range rounds(t) {
 		l.moves(0, 1, 2, 3, 4)
@@ -53,7 +53,7 @@ func (c *cluster) refuses(i int) {
 // No side has three of five. Nobody may go on; afterwards all do.
 func TestWithoutMajorityNobodyWrites(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 5, newNetwork(t, 5))
+	c := newCluster(t, plan{size: 5, net: newNetwork(t, 5)})
 	l := c.load()
 	for range rounds(t) {
 		l.moves(0, 1, 2, 3, 4)
@@ -83,7 +83,7 @@ func (l *load) writes() (n int64) {
 // majority, and it stays with one leader.
 func TestBridgeBetweenTwoSidesKeepsOneLeader(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 5, newNetwork(t, 5))
+	c := newCluster(t, plan{size: 5, net: newNetwork(t, 5)})
 	l := c.load()
 	for range rounds(t) {
 		l.moves(0, 1, 2, 3, 4)
@@ -118,7 +118,7 @@ func TestOneWayCutOfTheLeaderIsSurvived(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c := newCluster(t, 3, newNetwork(t, 3))
+			c := newCluster(t, plan{size: 3, net: newNetwork(t, 3)})
 			l := c.load()
 			for range rounds(t) {
 				l.moves(0, 1, 2)
@@ -139,7 +139,7 @@ func TestOneWayCutOfTheLeaderIsSurvived(t *testing.T) {
 // A follower of which one other does not hear: the rest must not suffer.
 func TestCutBetweenFollowersIsHardlyNoticed(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 3, newNetwork(t, 3))
+	c := newCluster(t, plan{size: 3, net: newNetwork(t, 3)})
 	l := c.load()
 	l.moves(0, 1, 2)
 	rest := c.others(c.leader())

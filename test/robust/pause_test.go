@@ -12,10 +12,10 @@ import (
 
 // A leader that was stopped for longer than it takes to elect another does not
 // know of it when it goes on. It must neither answer from what it had nor end
-// leases that were renewed meanwhile.
+// leases that were renewed meanwhile. (etcd 3.7.3 sometimes ends them.)
 func TestLeaderThatWasStoppedDoesNotActOnOldKnowledge(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 3, nil)
+	c := newCluster(t, plan{size: 3})
 	l := c.load()
 	for range rounds(t) {
 		l.moves(0, 1, 2)
@@ -121,7 +121,7 @@ func renewOnce(ctx context.Context, client pb.LeaseClient, lease int64) error {
 // A follower that was stopped goes on as one: nobody is deposed for it.
 func TestFollowerThatWasStoppedDeposesNobody(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 3, nil)
+	c := newCluster(t, plan{size: 3})
 	l := c.load()
 	l.moves(0, 1, 2)
 	i := c.follower()

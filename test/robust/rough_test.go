@@ -53,7 +53,7 @@ func TestGalesLoseNothing(t *testing.T) {
 func newRoughCluster(t *testing.T, members int) (*cluster, *wire) {
 	t.Helper()
 	w := newWire()
-	return newCluster(t, members, makeNetwork(t, members, w)), w
+	return newCluster(t, plan{size: members, net: makeNetwork(t, members, w)}), w
 }
 
 // String says what the weather did.

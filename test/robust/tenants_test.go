@@ -71,7 +71,7 @@ func (n *tenant) grant(one *tenancy) bool {
 // renew keeps the lease alive, on a stream of its own, and returns whether it
 // is still there as far as is known.
 func (n *tenant) renew(one *tenancy) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), callsEnd/2)
+	ctx, cancel := context.WithTimeout(context.Background(), callsEnd)
 	defer cancel()
 	start := n.load.now()
 	stream, err := pb.NewLeaseClient(n.any()).LeaseKeepAlive(ctx)

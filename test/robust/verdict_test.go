@@ -5,6 +5,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 )
 
 // honest is an account of two clients that saw nothing wrong, one of whose
@@ -99,6 +102,43 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 			faults := a.linearizable(filepath.Join(t.TempDir(), "x"))
 			if test.alone && len(faults) == 0 {
 				t.Error("porcupine accepts it")
+			}
+		})
+	}
+}
+
+// What a watcher must not be told is noticed.
+func TestObserverFindsFaults(t *testing.T) {
+	events := func(revisions ...int64) *pb.WatchResponse {
+		r := &pb.WatchResponse{Header: &pb.ResponseHeader{Revision: revisions[len(revisions)-1]}}
+		for _, at := range revisions {
+			r.Events = append(r.Events, &mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte("k/0/0"), ModRevision: at}})
+		}
+		return r
+	}
+	progress := func(to int64) *pb.WatchResponse {
+		return &pb.WatchResponse{WatchId: -1, Header: &pb.ResponseHeader{Revision: to}}
+	}
+	for name, test := range map[string]struct {
+		told []*pb.WatchResponse
+		says string // nothing: all is well
+	}{
+		"each once":              {[]*pb.WatchResponse{events(2), events(3, 3, 4), progress(4), events(5)}, ""},
+		"one is left out":        {[]*pb.WatchResponse{events(2), events(4)}, "4 was told where 3 was due"},
+		"one comes twice":        {[]*pb.WatchResponse{events(2, 3), events(3)}, "3 was told where 4 was due"},
+		"they come in disorder":  {[]*pb.WatchResponse{events(2), events(4, 3)}, "4 was told where 3 was due"},
+		"one comes in two parts": {[]*pb.WatchResponse{events(2), events(2)}, "2 was told where 3 was due"},
+		"progress comes early":   {[]*pb.WatchResponse{events(2), progress(3)}, "progress to 3 before 3"},
+		"compacted and gone on":  {[]*pb.WatchResponse{events(2), {CompactRevision: 8}, events(9)}, ""},
+		"refused without reason": {[]*pb.WatchResponse{events(2), {CompactRevision: 3}}, "refused with compaction 3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := newObserver(&load{begin: time.Now()}, nil, anyone, 2)
+			for _, r := range test.told {
+				o.take(r)
+			}
+			if said := strings.Join(o.faults, "; "); test.says == "" && said != "" || !strings.Contains(said, test.says) {
+				t.Errorf("%q instead of %q", said, test.says)
 			}
 		})
 	}
