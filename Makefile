@@ -18,6 +18,11 @@ PEER    := http://127.0.0.1:2380
 # What "make test" skips where it cannot have Debian's client of etcd 3.4.
 ETCDCTL34 := test/.cache/bin/etcdctl-3.4
 
+# etcd's programs as test/oracle keeps them. Where they are built, the unit
+# tests that hold ours beside etcd's run, too.
+ORACLE  := $(addprefix test/.cache/bin/,etcd-3.7.3 etcdctl-3.7.3 etcdutl-3.7.3)
+BESIDE   = $(foreach b,$(shell ls $(abspath $(ORACLE)) 2>/dev/null),KVD_TEST_$(shell echo $(notdir $(b:-3.7.3=)) | tr a-z A-Z)=$(b))
+
 .DEFAULT_GOAL := build
 
 .PHONY: help
@@ -40,15 +45,26 @@ run: build ## run one member on loopback, data under run/
 
 .PHONY: cluster
 cluster: build ## run three members on loopback, data under run/
-	@tools/cluster 3
+	@BIN=$(BIN) DIR=$(RUN_DIR) tools/cluster 3
 
 .PHONY: test
-test: unit compat ## all tests: ours, then those against etcd
+test: oracle unit compat ## all tests: ours, then those against etcd
 
 .PHONY: unit
 unit: ## unit tests with assertions on
 	$(GO) vet ./...
-	$(GO) test -tags invariants ./...
+	$(BESIDE) $(GO) test -tags invariants ./...
+
+.PHONY: oracle
+oracle: $(ORACLE) ## build etcd 3.7.3 with its tools, which "make unit" then compares with, too
+
+test/.cache/bin/etcd-3.7.3:    PACKAGE := server
+test/.cache/bin/etcdctl-3.7.3: PACKAGE := etcdctl
+test/.cache/bin/etcdutl-3.7.3: PACKAGE := etcdutl
+$(ORACLE):
+	@mkdir -p $(@D)
+	cd test && $(GO) build -buildvcs=false -o .cache/bin/$(@F).make go.etcd.io/etcd/$(PACKAGE)/v3
+	@mv $@.make $@
 
 .PHONY: compat
 compat: build etcdctl34 ## differential, interchange and crash tests, with etcd 3.7.3

@@ -38,12 +38,19 @@ type fake struct {
 func newFakes(t *testing.T) (a, b *fake) {
 	t.Helper()
 	a, b = &fake{name: "A"}, &fake{name: "B"}
+	var listeners []net.Listener
+	var ends []string
 	for _, f := range []*fake{a, b} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
 		f.addr = l.Addr().String()
+		listeners, ends = append(listeners, l), append(ends, "http://"+f.addr)
+	}
+	for i, f := range []*fake{a, b} {
+		f.ends = ends
+		l := listeners[i]
 		s := grpc.NewServer()
 		pb.RegisterKVServer(s, f)
 		pb.RegisterWatchServer(s, f)
@@ -53,8 +60,6 @@ func newFakes(t *testing.T) (a, b *fake) {
 		go func() { _ = s.Serve(l) }() // ends with Stop
 		t.Cleanup(s.Stop)
 	}
-	a.ends = []string{"http://" + a.addr, "http://" + b.addr}
-	b.ends = a.ends
 	return a, b
 }
 

@@ -136,8 +136,17 @@ func TestBadPeerURLsAreRefused(t *testing.T) {
 	s.peers = &others{}
 	cluster := pb.NewClusterClient(serve(t, s, Options{Strict: true}))
 	for _, urls := range [][]string{
-		nil, {""}, {"notaurl"}, {"http://host"}, {"http://host:1/"}, {"http://host:1/path"}, {"host:1"}, {"ftp://host:1"},
-		{"http://good:1", "http://[::1"}, {"http://a:b"}, {"://"},
+		nil,
+		{""},
+		{"notaurl"},
+		{"http://host"},
+		{"http://host:1/"},
+		{"http://host:1/path"},
+		{"host:1"},
+		{"ftp://host:1"},
+		{"http://good:1", "http://[::1"},
+		{"http://a:b"},
+		{"://"},
 	} {
 		// It is refused before the cluster's health is looked at, which is bad.
 		_, err := cluster.MemberAdd(t.Context(), &pb.MemberAddRequest{PeerURLs: urls})

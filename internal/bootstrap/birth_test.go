@@ -236,11 +236,14 @@ func TestAMemberOfAnotherVersionsClusterIsRefused(t *testing.T) {
 
 func TestMoreLearnersThanAllowedAreRefused(t *testing.T) {
 	o := alone(t.TempDir())
+	o.Machine.MaxLearners = -1 // none
 	live(t, o, 2, 2)
 	put(t, o, "members", "1234", `{"id":4660,"peerURLs":["http://127.0.0.1:9"],"isLearner":true}`)
 	refused(t, o, member.ErrTooManyLearners, "there are 1", "max-learners is 0")
-	o.Machine.MaxLearners = 1
+	o.Machine.MaxLearners = 0 // the default, 1
 	m, err := Open(t.Context(), o)
 	must(t, err)
 	must(t, m.Close())
+	put(t, o, "members", "1235", `{"id":4661,"peerURLs":["http://127.0.0.1:8"],"isLearner":true}`)
+	refused(t, o, member.ErrTooManyLearners, "there are 2", "max-learners is 1")
 }

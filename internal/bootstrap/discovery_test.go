@@ -195,6 +195,7 @@ func meet(ctx context.Context, e registry, token, name string, urls ...string) *
 func meet1(t *testing.T, e registry) *visit {
 	return meet(t.Context(), e, "T", "n1", "http://127.0.0.1:31501")
 }
+
 func meet2(t *testing.T, e registry) *visit {
 	return meet(t.Context(), e, "T", "n2", "http://127.0.0.1:31502")
 }
@@ -256,10 +257,14 @@ func TestTheRegistryIsFollowed(t *testing.T) {
 			e.set(key3, "nonsense")
 			e.set(key2, "n2=http://127.0.0.1:31502")
 		}, both, row1 + "; 3 nonsense; " + row2},
-		{"a row of a bad URL", "2", func(_ *testing.T, e *etcd, _ *visit) { e.set(key3, "n3=127.0.0.1:3") },
-			"error: discovery: invalid peer URL", row1 + "; 3 n3=127.0.0.1:3"},
-		{"a second member of its name", "2", func(_ *testing.T, e *etcd, _ *visit) { e.set(key2, "n1=http://127.0.0.1:31502") },
-			`error: discovery: found duplicate name: "n1" is that of ` + key1 + " and of " + key2, row1 + "; 63e0d1f4845b64b n1=http://127.0.0.1:31502"},
+		{
+			"a row of a bad URL", "2", func(_ *testing.T, e *etcd, _ *visit) { e.set(key3, "n3=127.0.0.1:3") },
+			"error: discovery: invalid peer URL", row1 + "; 3 n3=127.0.0.1:3",
+		},
+		{
+			"a second member of its name", "2", func(_ *testing.T, e *etcd, _ *visit) { e.set(key2, "n1=http://127.0.0.1:31502") },
+			`error: discovery: found duplicate name: "n1" is that of ` + key1 + " and of " + key2, row1 + "; 63e0d1f4845b64b n1=http://127.0.0.1:31502",
+		},
 		{"more come than there is room for", "2", func(_ *testing.T, e *etcd, _ *visit) {
 			e.set(key2, "n2=http://127.0.0.1:31502")
 			e.set(key3, "n3=http://127.0.0.1:3")

@@ -94,8 +94,10 @@ func TestForceNewClusterCutsTheOthersOff(t *testing.T) {
 			conf := &raftpb.ConfState{Voters: []uint64{uint64(ours), uint64(third)}, Learners: []uint64{0x55}}
 			must(t, errors.Join(l.MarkSnapshot(wal.Snapshot{Index: 3, Term: 1, ConfState: conf}), l.Close()))
 		}, "-55 -" + m3, 1, 5},
-		{"this member is not there", func(t *testing.T, o Options) { change(t, o, remove(ours), 4) },
-			all + " -" + self + " +" + self + " -" + m3 + " -" + m2, 3, 7},
+		{
+			"this member is not there", func(t *testing.T, o Options) { change(t, o, remove(ours), 4) },
+			all + " -" + self + " +" + self + " -" + m3 + " -" + m2, 3, 7,
+		},
 		{"this member does not vote", func(t *testing.T, o Options) {
 			change(t, o, remove(ours), 4)
 			change(t, o, learn(ours), 5)

@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,7 +38,7 @@ func (o *Options) join(ctx context.Context, seeds []Seed) (*birth, error) {
 	if err := o.compatible(ctx, seeds); err != nil {
 		return nil, err
 	}
-	if err := tooManyLearners(members, o.Machine.MaxLearners); err != nil {
+	if err := o.tooManyLearners(members); err != nil {
 		return nil, err
 	}
 	return &birth{cluster: cluster, self: matched[own.Name], remotes: members}, nil
@@ -156,7 +157,8 @@ func (o *Options) downgrading(ctx context.Context, others []Seed) bool {
 
 // tooManyLearners refuses what raising the limit would allow. All members must
 // have the same one.
-func tooManyLearners(members []member.Member, limit int) error {
+func (o *Options) tooManyLearners(members []member.Member) error {
+	limit := max(cmp.Or(o.Machine.MaxLearners, 1), 0) // as the machine reads it
 	n := 0
 	for _, m := range members {
 		if m.Learner {

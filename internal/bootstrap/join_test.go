@@ -218,8 +218,9 @@ func TestWhoMayJoin(t *testing.T) {
 			"nobody knows the version", func(_ *Options, n *neighbours) { n.versions = map[string]string{at1: "not_decided"} },
 			"incompatible with current running cluster: no member tells the version of the cluster",
 		},
+		{"a learner", func(_ *Options, n *neighbours) { n.members[at1][2].Learner = true }, ""},
 		{"too many learners", func(_ *Options, n *neighbours) {
-			n.members[at1][2].Learner = true
+			n.members[at1][1].Learner, n.members[at1][2].Learner = true, true
 		}, "membership: too many learner members in cluster"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

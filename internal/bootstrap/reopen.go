@@ -185,7 +185,7 @@ func (m *Member) checkMembers(o *Options) error {
 		return fmt.Errorf("%w: the cluster has agreed on version %s, and this is %s; start the version that ran here before, or go back with it first (downgrade enable)",
 			ErrVersion, v, state.ClusterVersion)
 	}
-	return tooManyLearners(book.Members(), o.Machine.MaxLearners)
+	return o.tooManyLearners(book.Members())
 }
 
 // readBook reads the membership that the database holds.

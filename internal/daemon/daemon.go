@@ -65,6 +65,7 @@ type running struct {
 	metrics  *replica.Metrics
 
 	ports     ports
+	peerFiles config.Certificates // of connections between members, those that it made itself included
 	web       *gateway.Gateway
 	opened    *bootstrap.Member
 	replica   *replica.Replica
@@ -73,6 +74,7 @@ type running struct {
 	upkeep    *upkeep.Upkeep
 	crew      *crew
 	gone      chan struct{} // this member has applied its own removal; of one
+	joined    bool          // it was ready once
 
 	services *api.API // made before live is set
 
@@ -124,6 +126,10 @@ func Run(ctx context.Context, in Inputs) error {
 	err := m.serve(ctx)
 	var removed *RemovedError
 	if errors.As(err, &removed) {
+		m.log.Error("server error", "error", err)
+		if m.joined { // it was removed in this life: an end in order, of which nothing is left to do
+			err = nil
+		}
 		return errors.Join(err, m.stop(context.WithoutCancel(ctx)))
 	}
 	if err != nil {

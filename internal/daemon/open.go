@@ -34,7 +34,7 @@ func (m *running) open(ctx context.Context) error {
 	defer client.Close()
 	done := make(chan result, 1)
 	go func() {
-		member, err := bootstrap.Open(ctx, m.bootOptions(strangers{client}))
+		member, err := bootstrap.Open(ctx, m.bootOptions(client))
 		done <- result{member, err}
 	}()
 	extend := time.NewTicker(extendBy / 3)

@@ -4,12 +4,16 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net/http"
+	"net/netip"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"kvd/internal/config"
 	"kvd/internal/lease"
+	"kvd/internal/listen"
 	"kvd/internal/member"
 	"kvd/internal/peer"
 	"kvd/internal/upkeep"
@@ -28,6 +32,7 @@ func (m *running) newTransport() (err error) {
 		Cluster:      m.opened.Cluster,
 		URLs:         texts(c.Advertise.Peer),
 		TLS:          secure,
+		LocalAddress: m.localAddress(),
 		ReadTimeout:  c.Raft.ReadTimeout,
 		WriteTimeout: c.Raft.WriteTimeout,
 		Election:     c.Raft.ElectionTimeout,
@@ -44,9 +49,39 @@ func (m *running) newTransport() (err error) {
 	return nil
 }
 
-// peerTLS is how this member connects to others; nil while no peer URL asks for
-// TLS.
-func (m *running) peerTLS() (*tls.Config, error) { return nil, nil }
+// peerTLS is how this member connects to others. A certificate that it made
+// itself is known to nobody, so others that did the same are not verified.
+func (m *running) peerTLS() (*tls.Config, error) {
+	c := m.peerFiles
+	o := listen.ClientOptions{
+		CertFile: c.CertFile, KeyFile: c.KeyFile, TrustedCAFile: c.TrustedCAFile,
+		SkipVerify: m.config.PeerTLS.Auto && m.config.PeerTLS.CertFile == "" && m.config.PeerTLS.KeyFile == "",
+		AllowedCNs: c.AllowedCNs, AllowedHostnames: c.AllowedHostnames,
+		CipherSuites: m.config.TLS.CipherSuites, MinVersion: m.config.TLS.MinVersion, MaxVersion: m.config.TLS.MaxVersion,
+	}
+	if c.ClientCertFile != "" {
+		o.CertFile, o.KeyFile = c.ClientCertFile, c.ClientKeyFile
+	}
+	secure, err := listen.ClientTLS(o)
+	if err != nil {
+		return nil, &ConfigError{fmt.Errorf("connections to other members: %w", err)}
+	}
+	return secure, nil
+}
+
+// localAddress is where connections to others come from: the first address that
+// this member advertises, where that is asked for; else the kernel chooses.
+func (m *running) localAddress() string {
+	if !m.config.Gates.On(config.SetMemberLocalAddr) {
+		return ""
+	}
+	for _, u := range m.config.Advertise.Peer {
+		if ip, err := netip.ParseAddr(u.Hostname()); err == nil && !ip.IsLoopback() && !ip.IsUnspecified() {
+			return ip.String()
+		}
+	}
+	return ""
+}
 
 // newPeerClient makes what asks others before there is a member.
 func (m *running) newPeerClient() (*peer.Client, error) {
@@ -54,16 +89,7 @@ func (m *running) newPeerClient() (*peer.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return peer.NewClient(peer.ClientOptions{TLS: secure, Election: m.config.Raft.ElectionTimeout}), nil
-}
-
-// strangers are the members of a cluster that this one is not part of yet.
-type strangers struct{ *peer.Client }
-
-// ClusterVersion implements bootstrap.Peers.
-func (s strangers) ClusterVersion(ctx context.Context, url string) (string, error) {
-	v, err := s.Versions(ctx, url)
-	return v.Cluster, err
+	return peer.NewClient(peer.ClientOptions{TLS: secure, LocalAddress: m.localAddress(), Election: m.config.Raft.ElectionTimeout}), nil
 }
 
 // desk answers what other members ask beside raft.

@@ -54,16 +54,16 @@ func (m *running) serve(ctx context.Context) error {
 		case err := <-m.crew.failed:
 			return err
 		case <-m.gone:
-			m.log.Error("server error", "error", m.removed())
 			leave = time.After(removalGrace)
 		case <-leave:
-			return nil
+			return m.removed()
 		case err := <-joined:
 			waiting = false
 			if err != nil && ctx.Err() == nil {
 				return m.reasonOf(err)
 			}
 			if err == nil {
+				m.joined = true
 				m.ready(ctx)
 				reload = m.in.Reload
 				report.ready = true

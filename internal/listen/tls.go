@@ -10,7 +10,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -99,14 +98,11 @@ func serverConfig(o Options) (*tls.Config, error) {
 		config.ClientAuth = tls.RequireAndVerifyClientCert
 	}
 	if o.TrustedCAFile != "" {
-		pem, err := os.ReadFile(o.TrustedCAFile)
+		pool, err := readPool(o.TrustedCAFile)
 		if err != nil {
-			return nil, fmt.Errorf("trusted CA: %w", err)
+			return nil, err
 		}
-		config.ClientCAs = x509.NewCertPool()
-		if !config.ClientCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("trusted CA %s: no certificate in it", o.TrustedCAFile)
-		}
+		config.ClientCAs = pool
 	}
 	if len(o.AllowedCNs) > 0 || len(o.AllowedHostnames) > 0 {
 		config.VerifyPeerCertificate = allowed(o.AllowedCNs, o.AllowedHostnames)

@@ -128,8 +128,16 @@ func TestALearnerIsReadyWhenItHasAlmostEverything(t *testing.T) {
 		match, last uint64
 		want        bool
 	}{
-		{0, 0, true}, {0, 5, false}, {8, 10, false}, {9, 10, true}, {10, 10, true}, {11, 10, true},
-		{995_000, 1_000_000, true}, {994_999, 1_000_000, false}, {44_999, 50_000, false}, {45_000, 50_000, true},
+		{0, 0, true},
+		{0, 5, false},
+		{8, 10, false},
+		{9, 10, true},
+		{10, 10, true},
+		{11, 10, true},
+		{995_000, 1_000_000, true},
+		{994_999, 1_000_000, false},
+		{44_999, 50_000, false},
+		{45_000, 50_000, true},
 	} {
 		if got := Ready(c.match, c.last); got != c.want {
 			t.Errorf("%d of %d: %v", c.match, c.last, got)

@@ -153,16 +153,22 @@ func newStationAt(t *testing.T, id member.ID, address string, tune ...func(*Opti
 		l, err = net.Listen("tcp", address)
 		return err == nil
 	})
+	return newStationOn(t, id, l, "http", tune...)
+}
+
+func newStationOn(t *testing.T, id member.ID, l net.Listener, scheme string, tune ...func(*Options, *Parts)) *station {
+	t.Helper()
 	s := &station{
 		t: t, id: id, ear: &ear{lost: map[member.ID]int{}, refusals: map[member.ID]int{}}, log: &journal{},
 		registry: prometheus.NewRegistry(), address: l.Addr().String(), ended: make(chan struct{}),
 	}
-	s.url = "http://" + s.address
+	s.url = scheme + "://" + s.address
 	o := Options{Member: id, Cluster: testCluster, URLs: []string{s.url}, ReadTimeout: testTimeout, WriteTimeout: testTimeout}
 	p := Parts{Raft: s.ear, Log: slog.New(slog.NewTextHandler(s.log, nil)).With("me", id.String()), Registry: s.registry}
 	for _, change := range tune {
 		change(&o, &p)
 	}
+	var err error
 	if s.Transport, err = New(o, p); err != nil {
 		t.Fatal(err)
 	}

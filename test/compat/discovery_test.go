@@ -5,6 +5,8 @@ import (
 	"crypto/sha1" // what etcd makes its IDs of
 	"encoding/binary"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -156,6 +158,14 @@ func TestMembersOfBothKindsDiscoverEachOther(t *testing.T) {
 	if cluster == "" || cluster != clusterOf(theirs) {
 		t.Errorf("kvd is in cluster %q, etcd in %q", cluster, clusterOf(theirs))
 	}
+	for _, m := range []*oracle.Member{ours, theirs} {
+		if err := m.Ready(oracle.ReadyWithin); err != nil {
+			t.Fatal(err)
+		}
+		if names := namesOf(t, m); !slices.Equal(names, []string{"m1", "m2"}) {
+			t.Errorf("%s knows of %q", m.Binary.Name, names)
+		}
+	}
 }
 
 // memberID is the ID of a founding member with one URL.
@@ -227,5 +237,45 @@ func TestAMemberDiscoversItself(t *testing.T) {
 	list, err := pb.NewClusterClient(m.Dial()).MemberList(context.Background(), &pb.MemberListRequest{})
 	if err != nil || len(list.Members) != 1 || fmt.Sprintf("%x", list.Members[0].ID) != id {
 		t.Errorf("%v, %v", list, err)
+	}
+}
+
+// TestDiscoveryLogsInOverTLS asks a service that shows a certificate and wants
+// a user.
+func TestDiscoveryLogsInOverTLS(t *testing.T) {
+	t.Parallel()
+	plain, secure := "http://"+oracle.FreeAddress(t), "https://"+oracle.FreeAddress(t)
+	m := oracle.Start(t, oracle.Etcd(t), oracle.Options{ClientURL: plain, Args: []string{
+		"--auto-tls", "--listen-client-urls=" + plain + "," + secure, "--advertise-client-urls=" + secure,
+	}})
+	r := &registry{m, pb.NewKVClient(m.Dial())}
+	r.put(t, "/_etcd/registry/T/_config/size", "1")
+	for _, args := range []string{"user add root:secret", "user grant-role root root", "auth enable"} {
+		oracle.Etcdctl(t).MustRun(t, append([]string{"--endpoints", plain}, strings.Fields(args)...)...)
+	}
+	certificate := "--discovery-cacert=" + filepath.Join(m.DataDir, "fixtures", "client", "cert.pem")
+	for _, c := range []struct {
+		name string
+		args []string
+		fail string // in the log; "" if it comes to be
+	}{
+		{"by its certificate", []string{certificate, "--discovery-user=root", "--discovery-password=secret"}, ""},
+		{"by any certificate", []string{"--discovery-insecure-skip-tls-verify", "--discovery-user=root:secret"}, ""},
+		{"with another password", []string{certificate, "--discovery-user=root", "--discovery-password=guess"}, "authentication failed"},
+		{"by a certificate of nobody", []string{"--discovery-insecure-transport=false", "--discovery-user=root:secret"}, "retry connecting to discovery service"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			oracle.Etcdctl(t).MustRun(t, "--endpoints", plain, "--user=root:secret", "del", "--prefix", "/_etcd/registry/T/members")
+			o := discovering(t, r, "m1", c.args...)
+			o.Args = append(o.Args, "--discovery-endpoints="+secure)
+			if c.fail != "" {
+				logs(t, oracle.Launch(t, target(t), o), c.fail)
+				return
+			}
+			member := oracle.Start(t, target(t), o)
+			if id := membersOf(t, member).Members[0].ID; fmt.Sprintf("%x", id) != memberID(member.PeerURL, "T") {
+				t.Errorf("it is member %x", id)
+			}
+		})
 	}
 }

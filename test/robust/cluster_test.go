@@ -35,7 +35,7 @@ type cluster struct {
 	*rand.Rand
 	t    *testing.T
 	bin  oracle.Binary
-	seed uint64
+	seed int
 	net  *network // nil: all on loopback
 	args []string
 
@@ -57,10 +57,10 @@ type seat struct {
 // they live is net's to say; without one it is loopback.
 func newCluster(t *testing.T, n int, net *network, args ...string) *cluster {
 	t.Helper()
-	seed := uint64(number(t, "KVD_ROBUST_SEED", int(rand.Uint32())))
-	t.Logf("KVD_ROBUST_SEED=%d go test -run '^%s$' ./robust", seed, t.Name())
+	seed := number(t, "KVD_ROBUST_SEED", int(rand.Uint32()))
+	t.Logf("KVD_ROBUST_SEED=%d go test -run '^%s$' ./robust", seed, strings.ReplaceAll(t.Name(), "/", "$/^"))
 	c := &cluster{
-		Rand: rand.New(rand.NewPCG(seed, 0)), t: t, bin: judged(t), seed: seed, net: net,
+		Rand: rand.New(rand.NewPCG(uint64(seed), 0)), t: t, bin: judged(t), seed: seed, net: net,
 		args: append([]string{
 			fmt.Sprintf("--heartbeat-interval=%d", heartbeat.Milliseconds()),
 			fmt.Sprintf("--election-timeout=%d", election.Milliseconds()),
@@ -85,6 +85,9 @@ func newCluster(t *testing.T, n int, net *network, args ...string) *cluster {
 func (c *cluster) place(i int) oracle.Options {
 	o := oracle.Options{Name: fmt.Sprintf("m%d", i+1), DataDir: filepath.Join(c.t.TempDir(), "data"), Args: c.args}
 	if c.net != nil {
+		if c.net.wire != nil {
+			c.net.wire.seed(uint64(c.seed))
+		}
 		c.net.place(i, &o)
 		return o
 	}

@@ -23,7 +23,7 @@ type wire struct {
 	random  *rand.Rand
 	weather weather
 	ends    map[[4]byte]*end // by address
-	sum     struct{ passed, lost, delayed, twice atomic.Int64 }
+	sum     struct{ passed, lost, delayed, overtaken, twice atomic.Int64 }
 }
 
 // weather is what happens to packets.
@@ -39,13 +39,22 @@ type end struct {
 	file *os.File
 	mu   sync.Mutex
 	due  packets
+	last time.Time     // the latest that one is due, of all there were
 	wake chan struct{} // one place: something came in
 }
 
 // inFlight bounds what is on its way to a member; more is lost, as in a switch.
 const inFlight = 2000
 
-func newWire(random *rand.Rand) *wire { return &wire{random: random, ends: map[[4]byte]*end{}} }
+func newWire() *wire { return &wire{random: rand.New(rand.NewPCG(0, 0)), ends: map[[4]byte]*end{}} }
+
+// seed makes the wire's choices those of a seed. Which packets they meet is
+// for the kernel's timing to say.
+func (w *wire) seed(seed uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.random = rand.New(rand.NewPCG(seed, 1))
+}
 
 // set changes the weather.
 func (w *wire) set(now weather) {
@@ -136,16 +145,23 @@ func (w *wire) pass(address [4]byte, packet []byte) {
 		w.sum.delayed.Add(1)
 	}
 	w.sum.passed.Add(1)
-	to.send(packet, time.Now().Add(delay))
+	if to.send(packet, time.Now().Add(delay)) {
+		w.sum.overtaken.Add(1)
+	}
 	if twice {
 		w.sum.twice.Add(1)
 		to.send(packet, time.Now().Add(2*delay))
 	}
 }
 
-// send lays a packet ready for its time.
-func (e *end) send(content []byte, at time.Time) {
+// send lays a packet ready for its time, and returns whether it will overtake
+// another.
+func (e *end) send(content []byte, at time.Time) (overtakes bool) {
 	e.mu.Lock()
+	overtakes = at.Before(e.last)
+	if !overtakes {
+		e.last = at
+	}
 	if len(e.due) < inFlight {
 		heap.Push(&e.due, packet{at, append([]byte(nil), content...)})
 	}
@@ -154,6 +170,7 @@ func (e *end) send(content []byte, at time.Time) {
 	case e.wake <- struct{}{}:
 	default:
 	}
+	return overtakes
 }
 
 // deliver writes packets to the device when they are due.
