@@ -39,7 +39,7 @@ func memberOptions() []*option {
 		},
 		{
 			name: "initial-election-tick-advance", section: sectionMember, standard: "true",
-			help: "Accepted and of no effect: a member alone elects itself at once.",
+			help: "Do not wait a whole election timeout at a start when the other members turn out to be up.",
 			bind: func(c *Config) value { return boolean{&c.Raft.InitialTickAdvance} },
 		},
 		{
