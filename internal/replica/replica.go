@@ -190,6 +190,8 @@ type Replica struct {
 	// hears of another member.
 	alone atomic.Bool
 	ran   atomic.Bool
+	// installing says that the applier takes over a snapshot, which may take long.
+	installing atomic.Bool
 	// receiving keeps snapshots of two leaders from being saved at once.
 	receiving sync.Mutex
 }
