@@ -49,10 +49,10 @@ func (s *membership) learnIDs() {
 		default:
 		}
 		ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Second)
-		list, err := s.direct(m).MemberList(ctx)
+		list, err := s.direct(m).MemberList(ctx, clientv3.WithSerializable()) // without a majority, too
 		cancel()
 		if err != nil {
-			continue // a learner, or nobody leads
+			continue // it is down
 		}
 		s.ids["cluster"] = list.Header.GetClusterId()
 		for _, m := range list.Members {
@@ -141,6 +141,7 @@ func (s *membership) start(name, added, peer, client string, learner bool) {
 	if err := m.Ready(oracle.ReadyWithin); err != nil {
 		s.t.Fatal(err)
 	}
+	s.cluster.Published(m)
 	if m.Name != name {
 		s.t.Fatalf("the settings are of %s, not of %s", m.Name, name)
 	}

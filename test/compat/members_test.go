@@ -20,6 +20,43 @@ import (
 // outputs are the same.
 func TestMembershipSessionsSeeNoDifference(t *testing.T) {
 	t.Parallel()
+	compareMemberships(t, 3, func(s *membership) {
+		s.look()
+		s.refuseNonsense()
+		s.moveLeader()
+		s.refuseWhileOneIsDown()
+		s.refuseWhileOneIsYoung()
+		s.learn()
+		s.grow()
+		s.alarm()
+		s.downgrade()
+		s.shrink()
+	})
+}
+
+// A member that is alone is the one case where a majority may be given away:
+// the cluster stands still until the second one has been started.
+func TestOneMemberGrowsAsEtcdDoes(t *testing.T) {
+	t.Parallel()
+	compareMemberships(t, 1, func(s *membership) {
+		s.play("member remove $m1id", "move-leader $m1id", "endpoint status --cluster", "put a 1")
+		s.play("member add m4 --learner --peer-urls $peer4 -w json", "member promote $m4id", "member remove $m4id", "get a")
+		added := s.playOnceHealthy("member add m5 --peer-urls $peer5")
+		s.play("member add six --peer-urls $peer6", "member list --consistency s", "get a --consistency s")
+		s.playInTime("get a --command-timeout 1s")
+		s.start("m5", added, "$peer5", "$client5", false)
+		s.play("member list", "get a", "get a --endpoints $m5", "endpoint hashkv --cluster", "move-leader $m5id")
+		s.ledBy("m5")
+		s.play("put a 2")
+		s.playOnceHealthy("member remove $m1id --endpoints $m5")
+		s.ends("m1")
+		s.play("member list --endpoints $m5", "get a --endpoints $m5 -w json", "member add m5 --peer-urls $peer5 --endpoints $m5")
+	})
+}
+
+// compareMemberships holds a session in three clusters of so many members.
+func compareMemberships(t *testing.T, size int, session func(*membership)) {
+	t.Helper()
 	etcdctl, kvctl := oracle.Etcdctl(t), oracle.Kvctl(t)
 	sessions := []*membership{
 		{server: oracle.Etcd(t), client: etcdctl},
@@ -28,7 +65,12 @@ func TestMembershipSessionsSeeNoDifference(t *testing.T) {
 	}
 	var held sync.WaitGroup // they mostly wait: all at once, however few processors there are
 	for _, s := range sessions {
-		held.Go(func() { t.Run(s.client.Name+" with "+s.server.Name, s.hold) })
+		held.Go(func() {
+			t.Run(s.client.Name+" with "+s.server.Name, func(t *testing.T) {
+				s.begin(t, size)
+				session(s)
+			})
+		})
 	}
 	held.Wait()
 	judge := sessions[0].said
@@ -62,7 +104,7 @@ type membership struct {
 	said    []said
 }
 
-func (s *membership) hold(t *testing.T) {
+func (s *membership) begin(t *testing.T, size int) {
 	s.t = t
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -71,23 +113,13 @@ func (s *membership) hold(t *testing.T) {
 			}
 		}
 	})
-	s.cluster = oracle.StartCluster(t, []oracle.Binary{s.server}, oracle.ClusterOptions{})
+	s.cluster = oracle.StartCluster(t, []oracle.Binary{s.server}, oracle.ClusterOptions{Size: size})
 	s.clients = map[*oracle.Member]*clientv3.Client{}
 	s.ids, s.spare = map[string]uint64{}, map[string]string{}
 	for _, word := range []string{"$peer4", "$peer5", "$peer6", "$peer7", "$client4", "$client5"} {
 		s.spare[word] = "http://" + oracle.FreeAddress(t)
 	}
 	s.lead("m1")
-	s.look()
-	s.refuseNonsense()
-	s.moveLeader()
-	s.refuseWhileOneIsDown()
-	s.refuseWhileOneIsYoung()
-	s.learn()
-	s.grow()
-	s.alarm()
-	s.downgrade()
-	s.shrink()
 }
 
 // everyFormat of what has a table.
