@@ -31,7 +31,7 @@ func TestClusterSurvivesKillOfItsLeader(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, plan{size: 5})
 	l := c.load()
-	for range 1 + rounds(t) {
+	for range rounds(t) {
 		l.moves(0, 1, 2, 3, 4)
 		first := c.leader()
 		c.kill(first)

@@ -2,6 +2,7 @@ package robust
 
 import (
 	"context"
+	"sync"
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -19,13 +20,15 @@ func TestMinorityNeitherWritesNorReadsLinearizably(t *testing.T) {
 		many := c.others(few...)
 		c.net.split(few, many)
 		l.moves(many...)
+		var asked sync.WaitGroup
 		for _, i := range few {
-			c.refuses(i)
+			asked.Go(func() { c.refuses(i) })
 			get := &pb.RangeRequest{Key: []byte("k"), Serializable: true}
 			if err := done(pb.NewKVClient(c.dial(i)).Range(t.Context(), get)); err != nil {
 				t.Errorf("serializable read of member %d in the minority: %v", i, err)
 			}
 		}
+		asked.Wait()
 		l.moves(many...)
 		c.net.heal()
 	}

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -93,6 +94,7 @@ func (c *cluster) stumbles(i int, says []string) {
 	if exit.InOrder() {
 		c.t.Errorf("member %d ended with %s on a broken disk", i, exit)
 	}
+	c.t.Logf("member %d: %.1000s", i, lastLines(m.Log(), 2))
 	said := false
 	for _, word := range says {
 		said = said || strings.Contains(m.Log(), word)
@@ -125,20 +127,80 @@ func fullDisk(t *testing.T) disk {
 // on a loop device, whose image cannot get the blocks that it needs. Writes go
 // to the page cache as ever, and the error comes when they are to be kept.
 func failingDisk(t *testing.T) disk {
+	dir, image := loopDisk(t)
+	ballast := filepath.Join(filepath.Dir(image), "ballast")
+	return disk{
+		dir:   dir,
+		smash: func() { stuff(t, ballast) },
+		mend: func() {
+			if err := errors.Join(os.Remove(ballast), run("umount", dir)); err != nil {
+				t.Fatal(err)
+			}
+			if err := run("e2fsck", "-fy", image); err != nil {
+				t.Log(err) // it says 1 when it had to repair something
+			}
+			if err := run("mount", "-o", "loop", image, dir); err != nil {
+				t.Fatal(err)
+			}
+		},
+		says: []string{syscall.EIO.Error(), syscall.EROFS.Error(), syscall.ENOSPC.Error()}, // as the kernel passes it on
+	}
+}
+
+// A leader whose disk does not answer any more gives way to one whose disk
+// does, and follows when its own is back. The file system is frozen: what is
+// written to it waits.
+func TestLeaderWhoseDiskStallsGivesWay(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("fsfreeze"); err != nil {
+		t.Skipf("a disk that stalls: %v (Debian: util-linux)", err)
+	}
+	dir, _ := loopDisk(t)
+	c := newCluster(t, plan{size: 3, place: func(i int, o *oracle.Options) {
+		if i == 0 {
+			o.DataDir = filepath.Join(dir, "data")
+		}
+	}})
+	l := c.load()
+	for range rounds(t) {
+		l.moves(0, 1, 2)
+		c.leads(0, true)
+		if err := run("fsfreeze", "-f", dir); err != nil {
+			t.Fatal(err)
+		}
+		thaw := sync.OnceFunc(func() {
+			if err := run("fsfreeze", "-u", dir); err != nil {
+				t.Error(err)
+			}
+		})
+		t.Cleanup(thaw) // a process that waits for it cannot even be killed
+		l.moves(1, 2)
+		c.leader(1, 2)
+		l.lasts(2 * election)
+		thaw()
+	}
+	l.moves(0, 1, 2)
+	l.finish()
+}
+
+// run runs a program to its end.
+func run(name string, args ...string) error {
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// loopDisk mounts an ext4 whose image lies in a small file system of its own.
+func loopDisk(t *testing.T) (dir, image string) {
+	t.Helper()
 	for _, tool := range []string{"mkfs.ext4", "e2fsck", "mount", "umount"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("a disk whose fsync fails: %v (Debian: e2fsprogs, mount)", err)
+			t.Skipf("a file system on a loop device: %v (Debian: e2fsprogs, mount)", err)
 		}
 	}
 	below, _ := smallDisk(t, "100m")
-	image, dir, ballast := filepath.Join(below, "image"), t.TempDir(), filepath.Join(below, "ballast")
-	run := func(name string, args ...string) error {
-		out, err := exec.Command(name, args...).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, out)
-		}
-		return nil
-	}
+	dir, image = t.TempDir(), filepath.Join(below, "image")
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -156,19 +218,7 @@ func failingDisk(t *testing.T) disk {
 			t.Error(err)
 		}
 	})
-	return disk{
-		dir:   dir,
-		smash: func() { stuff(t, ballast) },
-		mend: func() {
-			must(os.Remove(ballast))
-			must(run("umount", dir))
-			if err := run("e2fsck", "-fy", image); err != nil {
-				t.Log(err) // it says 1 when it had to repair something
-			}
-			must(run("mount", "-o", "loop", image, dir))
-		},
-		says: []string{syscall.EIO.Error(), syscall.EROFS.Error()},
-	}
+	return dir, image
 }
 
 // stuff writes a file until the file system has no room any more.
