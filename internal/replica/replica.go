@@ -233,7 +233,7 @@ func New(o Options, p Parts) (*Replica, error) {
 		p.Publish = func(*mvcc.View, int64, []*mvcc.Event) {}
 	}
 	if p.SendSnapshot == nil {
-		p.SendSnapshot = func(_ *raftpb.Message, image *store.Copy) { image.Close() } //nolint:errcheck // only read
+		p.SendSnapshot = func(_ *raftpb.Message, image *store.Copy) { image.Close() }
 	}
 	if p.Members == nil {
 		p.Members = func(member.View) {}

@@ -9,11 +9,10 @@ import (
 	"slices"
 	"strings"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
-
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"kvd/internal/member"
 	"kvd/internal/state"
@@ -52,7 +51,6 @@ type world struct {
 
 	trace []string // the newest lines
 	sum   uint64   // of all lines
-	fault string
 }
 
 // packet is a message on its way.
@@ -104,7 +102,7 @@ func (w *world) note(format string, args ...any) {
 	line := fmt.Sprintf("%5d %s", w.now, fmt.Sprintf(format, args...))
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%d", w.sum)
-	io.WriteString(h, line) //nolint:errcheck // a hash takes everything
+	io.WriteString(h, line)
 	w.sum = h.Sum64()
 	if w.trace = append(w.trace, line); len(w.trace) > 2*traceLines {
 		w.trace = slices.Clone(w.trace[traceLines:])
