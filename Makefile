@@ -85,6 +85,15 @@ race: ## unit tests under the race detector
 stress: ## PKG=./internal/x: its tests a hundred times under the race detector
 	$(GO) test -race -count=100 -failfast $(PKG)
 
+# A run owns all randomness of its process, so more of them take more processes.
+.PHONY: sim
+sim: ## SEEDS=n (200) simulated clusters, from SEED (0) on
+	@seeds=$(or $(SEEDS),200); from=$(or $(SEED),0); half=$$(( (seeds + 1) / 2 )); \
+	$(GO) test -c -o $(BIN)/sim.test ./internal/sim && status=0; cd internal/sim; \
+	../../$(BIN)/sim.test -test.run EveryRun -test.v -sim.seeds $$half -sim.seed $$from & first=$$!; \
+	[ $$seeds -eq $$half ] || ../../$(BIN)/sim.test -test.run EveryRun -test.v -sim.seeds $$((seeds - half)) -sim.seed $$((from + half)) || status=1; \
+	wait $$first || status=1; exit $$status
+
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (10s)
 	@for pkg in $$($(GO) list ./...); do \

@@ -107,7 +107,8 @@ func newScene(t *testing.T) *scene {
 	must(t, err)
 	s.id = m.ID
 	s.town = &town{id: m.Cluster, next: 0xabc, all: []member.Member{
-		{ID: 1, Name: "n1", PeerURLs: []string{"http://10.0.0.1:2380"}}, {ID: 2, Name: "n2", PeerURLs: []string{"http://10.0.0.2:2380"}},
+		{ID: 1, Name: "n1", PeerURLs: []string{"http://10.0.0.1:2380"}},
+		{ID: 2, Name: "n2", PeerURLs: []string{"http://10.0.0.2:2380"}},
 		{ID: m.ID, Name: "n3", PeerURLs: []string{badURL}},
 	}}
 	must(t, m.Close())
@@ -139,7 +140,8 @@ func (s *scene) left() (names []string) {
 }
 
 var wantNote = bootstrap.Rejoin{Member: 0xabc, Name: "n3", Promote: true, Cluster: []bootstrap.Seed{
-	{Name: "n1", PeerURLs: []string{"http://10.0.0.1:2380"}}, {Name: "n2", PeerURLs: []string{"http://10.0.0.2:2380"}},
+	{Name: "n1", PeerURLs: []string{"http://10.0.0.1:2380"}},
+	{Name: "n2", PeerURLs: []string{"http://10.0.0.2:2380"}},
 	{Name: "n3", PeerURLs: []string{badURL}},
 }}
 

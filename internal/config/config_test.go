@@ -193,7 +193,7 @@ func TestDefaultsAreTyped(t *testing.T) {
 	if len(c.NotYet()) != 0 {
 		t.Errorf("not yet: %v", c.NotYet())
 	}
-	if !c.Gates.On(FastLeaseKeepAlive) || !c.Gates.On(InitialCorruptCheck) || c.Gates.On(LeaseCheckpoint) {
+	if !c.Gates.On(FastLeaseKeepAlive) || !c.Gates.On(InitialCorruptCheck) || !c.Gates.On(LeaseCheckpoint) || c.Gates.On(LeaseCheckpointPersist) {
 		t.Error("gates")
 	}
 }

@@ -34,8 +34,11 @@ const (
 func beta(g Gate) bool { return g == FastLeaseKeepAlive || g == TxnModeWriteWithSharedBuffer }
 
 // standard says whether a gate is on when nothing is said about it. That
-// members agree is checked here, and not hoped for.
-func standard(g Gate) bool { return beta(g) || g == CompactHashCheck || g == InitialCorruptCheck }
+// members agree is checked here, and not hoped for, and a lease does not start
+// anew with each leader.
+func standard(g Gate) bool {
+	return beta(g) || g == CompactHashCheck || g == InitialCorruptCheck || g == LeaseCheckpoint
+}
 
 func knownGates() []Gate {
 	return []Gate{

@@ -8,15 +8,15 @@ import (
 )
 
 // What etcd 3.7.3 shows as etcd_server_feature_enabled for the same flags, but
-// that the two checks are on where nothing is said about them.
+// that the two checks and the checkpoints are on where nothing is said about them.
 func TestStatesOfGatesAreEtcds(t *testing.T) {
 	for given, want := range map[string]string{
-		"":              "CompactHashCheck FastLeaseKeepAlive InitialCorruptCheck TxnModeWriteWithSharedBuffer",
-		"AllBeta=false": "CompactHashCheck InitialCorruptCheck",
+		"":              "CompactHashCheck FastLeaseKeepAlive InitialCorruptCheck LeaseCheckpoint TxnModeWriteWithSharedBuffer",
+		"AllBeta=false": "CompactHashCheck InitialCorruptCheck LeaseCheckpoint",
 		"InitialCorruptCheck=false,LeaseCheckpoint=true": "CompactHashCheck FastLeaseKeepAlive LeaseCheckpoint TxnModeWriteWithSharedBuffer",
 		"CompactHashCheck=false,AllAlpha=true":           "AllAlpha FastLeaseKeepAlive InitialCorruptCheck LeaseCheckpoint LeaseCheckpointPersist PriorityRequest SetMemberLocalAddr StopGRPCServiceOnDefrag TxnModeWriteWithSharedBuffer",
 		"AllAlpha=true":                                  "AllAlpha CompactHashCheck FastLeaseKeepAlive InitialCorruptCheck LeaseCheckpoint LeaseCheckpointPersist PriorityRequest SetMemberLocalAddr StopGRPCServiceOnDefrag TxnModeWriteWithSharedBuffer",
-		"AllBeta=true":                                   "AllBeta CompactHashCheck FastLeaseKeepAlive InitialCorruptCheck TxnModeWriteWithSharedBuffer",
+		"AllBeta=true":                                   "AllBeta CompactHashCheck FastLeaseKeepAlive InitialCorruptCheck LeaseCheckpoint TxnModeWriteWithSharedBuffer",
 		"AllAlpha=false":                                 "FastLeaseKeepAlive TxnModeWriteWithSharedBuffer",
 	} {
 		var g Gates
@@ -44,8 +44,8 @@ func TestStatesOfGatesAreEtcds(t *testing.T) {
 func TestExplainNamesTheGatesThatAreOn(t *testing.T) {
 	read := func(string) ([]byte, error) { return nil, os.ErrNotExist }
 	for _, c := range []struct{ flag, want string }{
-		{"--name=a", "CompactHashCheck=true,FastLeaseKeepAlive=true,InitialCorruptCheck=true,TxnModeWriteWithSharedBuffer=true"},
-		{"--feature-gates=InitialCorruptCheck=false", "CompactHashCheck=true,FastLeaseKeepAlive=true,TxnModeWriteWithSharedBuffer=true"},
+		{"--name=a", "CompactHashCheck=true,FastLeaseKeepAlive=true,InitialCorruptCheck=true,LeaseCheckpoint=true,TxnModeWriteWithSharedBuffer=true"},
+		{"--feature-gates=InitialCorruptCheck=false", "CompactHashCheck=true,FastLeaseKeepAlive=true,LeaseCheckpoint=true,TxnModeWriteWithSharedBuffer=true"},
 	} {
 		text, _ := Explain([]string{"--config-file=", c.flag}, nil, read)
 		if !strings.Contains(text, c.want+" ") {

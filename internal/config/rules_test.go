@@ -153,7 +153,7 @@ var broken = []struct {
 	},
 	{"--enable-distributed-tracing --distributed-tracing-sampling-rate 1000001", "flag --distributed-tracing-sampling-rate", "must be less than 1000000"},
 	{
-		"--feature-gates LeaseCheckpointPersist=true", "flag --feature-gates",
+		"--feature-gates LeaseCheckpoint=false,LeaseCheckpointPersist=true", "flag --feature-gates",
 		"enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint",
 	},
 	{"--compact-hash-check-time 0", "flag --compact-hash-check-time", "--compact-hash-check-time must be >0 (set to 0s)"},

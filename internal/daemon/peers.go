@@ -15,8 +15,8 @@ import (
 	"kvd/internal/lease"
 	"kvd/internal/listen"
 	"kvd/internal/member"
-	"kvd/internal/mvcc"
 	"kvd/internal/peer"
+	"kvd/internal/upkeep"
 )
 
 // newTransport makes what carries messages to and from the other members. It
@@ -138,17 +138,8 @@ func (m *running) downgradeEnabled(ctx context.Context) (bool, error) {
 // hashKV is the hash of this member's keyspace at a revision. It is taken of
 // what is on disk.
 func (m *running) hashKV(ctx context.Context, rev int64) (peer.Hash, error) {
-	for {
-		v := m.replica.View()
-		if err := m.replica.Flush(ctx); err != nil {
-			return peer.Hash{}, err
-		}
-		sum, compacted, at, err := v.Keys.HashKV(rev)
-		if errors.Is(err, mvcc.ErrCollected) {
-			continue
-		}
-		return peer.Hash{Hash: sum, Revision: v.Keys.Revision(), Compacted: compacted, At: at}, err
-	}
+	h, err := upkeep.OwnHash(ctx, m.replica.View, m.replica.Flush, rev)
+	return peer.Hash(h), err
 }
 
 // peerMux is everything that the peer port answers.

@@ -1,9 +1,11 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -211,5 +213,50 @@ func TestServeEndsWithItsContext(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestServeLetsHandlersDecide has what peers need: bodies of any length, and
+// requests that do not end until the server is told to.
+func TestServeLetsHandlersDecide(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			n, err := io.Copy(io.Discard, r.Body)
+			fmt.Fprint(w, n, err)
+			return
+		}
+		w.WriteHeader(http.StatusOK)
+		w.(http.Flusher).Flush()
+		<-ended
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	prepare := func(server *http.Server) { server.RegisterOnShutdown(func() { close(ended) }) }
+	go func() { done <- Serve(ctx, handler, prepare, l) }()
+	url := "http://" + l.Addr().String()
+	r, err := http.Post(url, "", bytes.NewReader(make([]byte, bodyBytes+1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	if text, err := io.ReadAll(r.Body); err != nil || string(text) != fmt.Sprint(bodyBytes+1, " <nil>") {
+		t.Errorf("the handler read %s, %v", text, err)
+	}
+	endless, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer endless.Body.Close()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if text, err := io.ReadAll(endless.Body); err != nil || len(text) > 0 {
+		t.Errorf("the request that does not end ended with %q, %v", text, err)
 	}
 }

@@ -82,8 +82,10 @@ func (o *Options) Complete() error {
 		{o.LocalAddress != "" && net.ParseIP(o.LocalAddress) == nil, "the local address is no IP"},
 		{o.MaxMessageBytes < 0, "the largest message is negative"},
 		{o.MaxRemotes < 0, "the number of remotes is negative"},
-		{o.TLS != nil && slices.ContainsFunc(o.TLS.NextProtos, func(p string) bool { return p != "http/1.1" }),
-			"the TLS configuration offers another protocol than http/1.1"},
+		{
+			o.TLS != nil && slices.ContainsFunc(o.TLS.NextProtos, func(p string) bool { return p != "http/1.1" }),
+			"the TLS configuration offers another protocol than http/1.1",
+		},
 	} {
 		if f.wrong {
 			faults = append(faults, errors.New(f.text))

@@ -134,12 +134,13 @@ func (r *Replica) Flush(ctx context.Context) error {
 // Deliver takes a message from another member.
 func (r *Replica) Deliver(m *raftpb.Message) { r.intake.deliver(m) }
 
-// Pulse returns when loop and applier have both taken notice of the call; during
-// a defragmentation, which may make the applier wait, when the loop has.
+// Pulse returns when loop and applier have both taken notice of the call; when
+// the loop has, while the applier may be busy for long: during a defragmentation
+// or while a snapshot is taken over.
 func (r *Replica) Pulse(ctx context.Context) error {
 	_, err := ask(ctx, r, func(_ *loop, reply reply[struct{}]) {
-		if r.flusher.defragmenting.Load() {
-			reply(struct{}{}, nil) // the applier may have to wait for it, and that is no fault
+		if r.flusher.defragmenting.Load() || r.installing.Load() {
+			reply(struct{}{}, nil) // that is no fault
 			return
 		}
 		r.applier.queue.put(order{pulse: func() { reply(struct{}{}, nil) }})

@@ -190,6 +190,8 @@ type Replica struct {
 	// hears of another member.
 	alone atomic.Bool
 	ran   atomic.Bool
+	// installing says that the applier takes over a snapshot, which may take long.
+	installing atomic.Bool
 	// receiving keeps snapshots of two leaders from being saved at once.
 	receiving sync.Mutex
 }
@@ -231,7 +233,7 @@ func New(o Options, p Parts) (*Replica, error) {
 		p.Publish = func(*mvcc.View, int64, []*mvcc.Event) {}
 	}
 	if p.SendSnapshot == nil {
-		p.SendSnapshot = func(_ *raftpb.Message, image *store.Copy) { image.Close() } //nolint:errcheck // only read
+		p.SendSnapshot = func(_ *raftpb.Message, image *store.Copy) { image.Close() }
 	}
 	if p.Members == nil {
 		p.Members = func(member.View) {}

@@ -41,7 +41,11 @@ type Start struct {
 func CheckStart(ctx context.Context, s Start) error {
 	s.complete()
 	all := s.View.Members.Members()
-	peers := s.awake(ctx, others(all, s.ID))
+	peers := others(all, s.ID)
+	if len(peers) == 0 {
+		return nil
+	}
+	peers = s.awake(ctx, peers)
 	if ctx.Err() != nil || len(peers) == 0 {
 		s.Log.Info("skipping the initial corruption check: no other member answers")
 		return ctx.Err()
@@ -79,9 +83,7 @@ func (s *Start) complete() {
 
 // awake are the members that answer at all.
 func (s *Start) awake(ctx context.Context, peers []member.Member) (awake []member.Member) {
-	if len(peers) > 0 {
-		s.Progress("looking for other members to compare the data with")
-	}
+	s.Progress("looking for other members to compare the data with")
 	ctx, cancel := context.WithTimeout(ctx, s.AskTimeout)
 	defer cancel()
 	for i, answers := range each(peers, func(m member.Member) bool { _, err := s.Others.Version(ctx, m); return err == nil }) {

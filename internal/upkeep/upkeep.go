@@ -72,8 +72,11 @@ func (o *Options) complete() error {
 		field    *time.Duration
 		standard time.Duration
 	}{
-		{&o.VersionInterval, 4 * time.Second}, {&o.DowngradeCheck, 5 * time.Second},
-		{&o.AskTimeout, 2 * time.Second}, {&o.HashTimeout, 30 * time.Second}, {&o.RequestTimeout, 7 * time.Second},
+		{&o.VersionInterval, 4 * time.Second},
+		{&o.DowngradeCheck, 5 * time.Second},
+		{&o.AskTimeout, 2 * time.Second},
+		{&o.HashTimeout, 30 * time.Second},
+		{&o.RequestTimeout, 7 * time.Second},
 	} {
 		if *f.field == 0 {
 			*f.field = f.standard

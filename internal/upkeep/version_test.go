@@ -287,6 +287,7 @@ func TestALearnerAsksForItsVoteUntilItHasIt(t *testing.T) {
 			}
 			defer run(t, u)()
 			sleep(5 * time.Second)
+			synctest.Wait()
 			if asked != 0 || joined != 0 {
 				t.Errorf("%s: asked %d times before it knows of itself", c.name, asked)
 			}
@@ -297,6 +298,7 @@ func TestALearnerAsksForItsVoteUntilItHasIt(t *testing.T) {
 			change(kind, false)
 			newcomer.show(cluster.members[0].View())
 			sleep(10 * time.Second)
+			synctest.Wait()
 			if asked != c.want || joined != 1 {
 				t.Errorf("%s: asked %d times, joined %d", c.name, asked, joined)
 			}

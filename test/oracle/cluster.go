@@ -52,7 +52,9 @@ func StartCluster(t testing.TB, binaries []Binary, o ClusterOptions) *Cluster {
 			t.Fatalf("start of the cluster: %s: %v", m.Name, err)
 		}
 	}
-	c.Leader()
+	for _, m := range c.Members {
+		c.Published(m)
+	}
 	return c
 }
 
@@ -221,7 +223,30 @@ func (c *Cluster) join(bin Binary, o Options) *Member {
 	})
 	m := Start(c.t, bin, o)
 	c.Members = append(c.Members, m)
+	c.Published(m)
 	return m
+}
+
+// Published waits until the cluster knows the member by its name. A member of
+// kvd serves clients before that.
+func (c *Cluster) Published(m *Member) {
+	c.t.Helper()
+	c.settle("the name of "+m.Name, func(ctx context.Context) error {
+		leader, err := c.leader(ctx)
+		if err != nil {
+			return err
+		}
+		list, err := c.conn(leader).MemberList(ctx)
+		if err != nil {
+			return err
+		}
+		for _, known := range list.Members {
+			if known.GetName() == m.Name {
+				return nil
+			}
+		}
+		return fmt.Errorf("%d members are known, and none by that name", len(list.Members))
+	})
 }
 
 // named completes what must be known before the member starts.
