@@ -4,6 +4,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
 // epoch is how long faults go on before all is judged.
@@ -126,6 +128,25 @@ var misfortunes = []struct {
 		})
 		l.lasts(c.some(4 * election))
 		w.set(weather{})
+	}},
+	{"move of the leader", func(c *cluster, l *load, _ *wire) {
+		c.leads(c.IntN(5), true)
+		l.lasts(c.some(election))
+	}},
+	{"defragmentation", func(c *cluster, l *load, _ *wire) {
+		conn := c.dial(c.IntN(5))
+		defer conn.Close()
+		if err := done(pb.NewMaintenanceClient(conn).Defragment(c.t.Context(), &pb.DefragmentRequest{})); err != nil {
+			c.t.Logf("defragment: %v", err) // it may be killed still, or cut off
+		}
+	}},
+	{"a member left behind", func(c *cluster, l *load, _ *wire) {
+		i := c.follower()
+		c.kill(i)
+		c.bulk(c.leader(), 1500)
+		c.compact(l, c.leader())
+		c.launch(i)
+		l.lasts(c.some(election))
 	}},
 	{"compaction", func(c *cluster, l *load, _ *wire) {
 		l.moves(c.leader())
