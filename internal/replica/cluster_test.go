@@ -26,12 +26,26 @@ type switchboard struct {
 	lines map[uint64]*Replica
 
 	damage func(*bytes.Buffer) // of snapshots on their way
+	alone  map[uint64]bool     // cut off from the others
+}
+
+// isolate cuts a member off, or lets it back.
+func (s *switchboard) isolate(id uint64, cut bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.alone == nil {
+		s.alone = map[uint64]bool{}
+	}
+	s.alone[id] = cut
 }
 
 func (s *switchboard) send(ms []*raftpb.Message) {
 	for _, m := range ms {
 		s.mu.Lock()
 		to := s.lines[m.GetTo()]
+		if s.alone[m.GetTo()] != s.alone[m.GetFrom()] {
+			to = nil
+		}
 		s.mu.Unlock()
 		if to != nil {
 			to.Deliver(proto.Clone(m).(*raftpb.Message))
