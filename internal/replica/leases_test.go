@@ -90,20 +90,20 @@ func TestRenewalOfALeaseThatIsOverWaitsForItsEnd(t *testing.T) {
 	inFakeTime(t, h, func(t *testing.T, r *running) {
 		// Just over, and not scanned yet: asking has to fall between two ticks, so
 		// leases are taken until one does.
-		for id := int64(7); ; id++ {
+		for id := lease.ID(7); ; id++ {
 			if id == 27 {
 				t.Fatal("the scan came first each time")
 			}
 			r.grant(id, 10)
 			r.putWith("a", id)
-			left, err := r.Remaining(t.Context(), lease.ID(id))
+			left, err := r.Remaining(t.Context(), id)
 			must(t, err)
 			time.Sleep(left + time.Millisecond)
 			if _, ok := r.get("a"); !ok {
 				time.Sleep(130 * time.Millisecond)
 				continue
 			}
-			if _, err := r.Renew(t.Context(), lease.ID(id)); !errors.Is(err, lease.ErrNotFound) {
+			if _, err := r.Renew(t.Context(), id); !errors.Is(err, lease.ErrNotFound) {
 				t.Errorf("renew: %v", err)
 			}
 			if _, ok := r.get("a"); ok {
