@@ -57,7 +57,7 @@ func dialCluster(ctx context.Context, o rejoinOptions, c *config.Config) (*diall
 	return &dialled{client}, nil
 }
 
-func (d *dialled) close() { d.client.Close() } //nolint:errcheck // the answers are there
+func (d *dialled) close() { d.client.Close() }
 
 func (d *dialled) members(ctx context.Context) (member.ClusterID, []member.Member, error) {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)

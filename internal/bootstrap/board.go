@@ -75,7 +75,7 @@ func (d Discovery) secure() (*tls.Config, error) {
 	return c, nil
 }
 
-func (b *board) close() { b.client.Close() } //nolint:errcheck // it is not used any more
+func (b *board) close() { b.client.Close() }
 
 func (b *board) value(ctx context.Context, key string) (string, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.timeout)

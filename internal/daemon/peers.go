@@ -59,6 +59,9 @@ func (m *running) peerTLS() (*tls.Config, error) {
 		AllowedCNs: c.AllowedCNs, AllowedHostnames: c.AllowedHostnames,
 		CipherSuites: m.config.TLS.CipherSuites, MinVersion: m.config.TLS.MinVersion, MaxVersion: m.config.TLS.MaxVersion,
 	}
+	if domain := m.config.Discovery.SRVDomain; domain != "" && c.TrustedCAFile == "" {
+		o.ServerName = domain // members that DNS names show certificates of its domain, as etcd has it
+	}
 	if c.ClientCertFile != "" {
 		o.CertFile, o.KeyFile = c.ClientCertFile, c.ClientKeyFile
 	}

@@ -94,7 +94,7 @@ func (c *Cluster) Client(t testing.TB, i int) *clientv3.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { client.Close() })
+	t.Cleanup(func() { _ = client.Close() })
 	return client
 }
 
@@ -117,7 +117,7 @@ func (c *Cluster) conn(m *Member) *clientv3.Client {
 	if err != nil {
 		panic(fmt.Sprintf("connect to %s: %v", m.Name, err)) // nothing is dialled yet: our options are wrong
 	}
-	c.t.Cleanup(func() { client.Close() })
+	c.t.Cleanup(func() { _ = client.Close() })
 	c.conns[m] = client
 	return client
 }
