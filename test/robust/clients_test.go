@@ -53,7 +53,8 @@ func (c connections) close() {
 	}
 }
 
-// run sends calls until the load ends.
+// run sends calls until the load ends. After a write it often reads at once
+// what it wrote, through another member: that is where an old answer shows.
 func (c *client) run() {
 	defer c.conns.close()
 	for !c.load.over() {
@@ -63,11 +64,20 @@ func (c *client) run() {
 			d = doors[c.IntN(len(doors))]
 		}
 		one := c.choose()
-		one.Client, one.Member, one.Life = c.number, d.number, d.life
-		if c.do(one, c.conns.to(d)) {
-			c.calls = append(c.calls, one)
+		c.pass(one, d)
+		if one.answered() && !one.reads() && c.IntN(2) == 0 {
+			look := &call{Group: one.Group, Succeeded: true, Then: []act{{Do: "get", Key: whole}}}
+			c.pass(look, doors[c.IntN(len(doors))])
 		}
 		c.load.rest(time.Duration(c.Int64N(int64(2 * pauseOf))))
+	}
+}
+
+// pass sends a call through a door and keeps it if it counts.
+func (c *client) pass(one *call, d door) {
+	one.Client, one.Member, one.Life = c.number, d.number, d.life
+	if c.do(one, c.conns.to(d)) {
+		c.calls = append(c.calls, one)
 	}
 }
 
