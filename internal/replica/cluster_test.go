@@ -80,8 +80,8 @@ func (s *switchboard) connect(id uint64, r *Replica) {
 	s.lines[id] = r
 }
 
-// startCluster starts members 1 to n.
-func startCluster(t *testing.T, n int) (*switchboard, []*home, []*running) {
+// startCluster starts members 1 to n, their homes changed by tune.
+func startCluster(t *testing.T, n int, tune ...func(*home)) (*switchboard, []*home, []*running) {
 	board := &switchboard{lines: map[uint64]*Replica{}}
 	var homes []*home
 	var members []*running
@@ -89,6 +89,9 @@ func startCluster(t *testing.T, n int) (*switchboard, []*home, []*running) {
 		h := newHome(t)
 		h.dir, h.self, h.send = t.TempDir(), uint64(i+1), board.send
 		h.sendSnapshot = board.sendSnapshot(h.self)
+		for _, change := range tune {
+			change(h)
+		}
 		h.makeDirs(t)
 		ids := []uint64{h.self}
 		for j := range n {

@@ -19,9 +19,6 @@ func TestNoLeaseEndsEarlyWhoeverRenewedIt(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 3))
 			board, homes, members := startCluster(t, 3)
-			for _, m := range members {
-				m.Replica.options.Election = 100 * time.Millisecond
-			}
 			leader, _ := leaderOf(t, members)
 			leader.grant(7, int64(ttl/time.Second))
 			time.Sleep(time.Duration(random.Int64N(int64(300 * time.Millisecond))))

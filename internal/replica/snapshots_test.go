@@ -18,10 +18,7 @@ import (
 // entries that it needs.
 func fallBehind(t *testing.T) (board *switchboard, leader *running, lost *home) {
 	t.Helper()
-	board, homes, members := startCluster(t, 3)
-	for _, m := range members {
-		m.Replica.options.CatchupEntries = 10
-	}
+	board, homes, members := startCluster(t, 3, func(h *home) { h.options.CatchupEntries = 10 })
 	leader, other := leaderOf(t, members)
 	leader.mustPut("before", "v")
 	for i, m := range members {
