@@ -138,8 +138,8 @@ func TestPostsAreChecked(t *testing.T) {
 			t.Errorf("the message of %s was not delivered", from)
 		}
 	}
-	if len(b.ear.delivered) != 3 {
-		t.Errorf("%d messages were delivered", len(b.ear.delivered))
+	if len(b.ear.heardAll()) != 3 {
+		t.Errorf("%d messages were delivered", len(b.ear.heardAll()))
 	}
 	if r := b.known.Load().remotes; len(r) != 1 || r[0xc] == nil {
 		t.Errorf("remotes are %v", r)
@@ -391,8 +391,8 @@ func TestStrangePeersCostTheirConnection(t *testing.T) {
 			if c.active != (len(b.log.lines("peer became active")) > 0) {
 				t.Errorf("it was active: %v", !c.active)
 			}
-			if err := b.end(); err != nil || len(b.ear.delivered) > 0 {
-				t.Errorf("Run returned %v, and %d messages were delivered", err, len(b.ear.delivered))
+			if err := b.end(); err != nil || len(b.ear.heardAll()) > 0 {
+				t.Errorf("Run returned %v, and %d messages were delivered", err, len(b.ear.heardAll()))
 			}
 		})
 	}

@@ -88,6 +88,12 @@ func (e *ear) heard(from member.ID, index uint64) bool {
 	})
 }
 
+func (e *ear) heardAll() []*raftpb.Message {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.delivered)
+}
+
 func (e *ear) count(of map[member.ID]int, id member.ID) int {
 	e.mu.Lock()
 	defer e.mu.Unlock()

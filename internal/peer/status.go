@@ -17,12 +17,13 @@ type status struct {
 
 	mu    sync.Mutex
 	since time.Time // zero: not active
+	gone  bool      // for good; what still goes on counts no more
 }
 
 func (s *status) up() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.since.IsZero() {
+	if s.gone || !s.since.IsZero() {
 		return
 	}
 	s.since = time.Now()
@@ -48,7 +49,7 @@ func (s *status) down(doing string, err error) {
 func (s *status) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.since = time.Time{}
+	s.since, s.gone = time.Time{}, true
 	s.active.Set(0)
 }
 
