@@ -18,6 +18,11 @@ PEER    := http://127.0.0.1:2380
 # What "make test" skips where it cannot have Debian's client of etcd 3.4.
 ETCDCTL34 := test/.cache/bin/etcdctl-3.4
 
+# etcd's programs as test/oracle keeps them. Where they are built, the unit
+# tests that hold ours beside etcd's run, too.
+ORACLE  := $(addprefix test/.cache/bin/,etcd-3.7.3 etcdctl-3.7.3 etcdutl-3.7.3)
+BESIDE   = $(foreach b,$(shell ls $(abspath $(ORACLE)) 2>/dev/null),KVD_TEST_$(shell echo $(notdir $(b:-3.7.3=)) | tr a-z A-Z)=$(b))
+
 .DEFAULT_GOAL := build
 
 .PHONY: help
@@ -40,15 +45,26 @@ run: build ## run one member on loopback, data under run/
 
 .PHONY: cluster
 cluster: build ## run three members on loopback, data under run/
-	@tools/cluster 3
+	@BIN=$(BIN) DIR=$(RUN_DIR) tools/cluster 3
 
 .PHONY: test
-test: unit compat ## all tests: ours, then those against etcd
+test: oracle unit compat ## all tests: ours, then those against etcd
 
 .PHONY: unit
 unit: ## unit tests with assertions on
 	$(GO) vet ./...
-	$(GO) test -tags invariants ./...
+	$(BESIDE) $(GO) test -tags invariants ./...
+
+.PHONY: oracle
+oracle: $(ORACLE) ## build etcd 3.7.3 with its tools, which "make unit" then compares with, too
+
+test/.cache/bin/etcd-3.7.3:    PACKAGE := server
+test/.cache/bin/etcdctl-3.7.3: PACKAGE := etcdctl
+test/.cache/bin/etcdutl-3.7.3: PACKAGE := etcdutl
+$(ORACLE):
+	@mkdir -p $(@D)
+	cd test && $(GO) build -buildvcs=false -o .cache/bin/$(@F).make go.etcd.io/etcd/$(PACKAGE)/v3
+	@mv $@.make $@
 
 .PHONY: compat
 compat: build etcdctl34 ## differential, interchange and crash tests, with etcd 3.7.3
@@ -69,6 +85,15 @@ race: ## unit tests under the race detector
 stress: ## PKG=./internal/x: its tests a hundred times under the race detector
 	$(GO) test -race -count=100 -failfast $(PKG)
 
+# A run owns all randomness of its process, so more of them take more processes.
+.PHONY: sim
+sim: ## SEEDS=n (200) simulated clusters, from SEED (0) on
+	@seeds=$(or $(SEEDS),200); from=$(or $(SEED),0); half=$$(( (seeds + 1) / 2 )); \
+	$(GO) test -c -o $(BIN)/sim.test ./internal/sim && status=0; cd internal/sim; \
+	../../$(BIN)/sim.test -test.run EveryRun -test.v -sim.seeds $$half -sim.seed $$from & first=$$!; \
+	[ $$seeds -eq $$half ] || ../../$(BIN)/sim.test -test.run EveryRun -test.v -sim.seeds $$((seeds - half)) -sim.seed $$((from + half)) || status=1; \
+	wait $$first || status=1; exit $$status
+
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (10s)
 	@for pkg in $$($(GO) list ./...); do \
@@ -76,6 +101,10 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 			echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(or $(FUZZTIME),10s) $$pkg || exit 1; \
 		done; \
 	done
+
+.PHONY: soak
+soak: ## faults at random on a cluster of five for SOAK (10m), judged every minute; needs root
+	cd test && KVD_ROBUST_SOAK=$(or $(SOAK),10m) $(GO) test -count=1 -timeout 24h -v -run '^TestSoak$$' ./robust
 
 .PHONY: lint
 lint: ## golangci-lint, as CI runs it, in both modules

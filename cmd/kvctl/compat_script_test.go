@@ -10,8 +10,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// step is one or more command lines for both programs. {kv}, {lease} and
-// {all} in a line stand for each of some formats in turn.
+// step is one or more command lines for both programs. {kv}, {lease},
+// {all} and {rpc} in a line stand for each of some formats in turn.
 type step struct {
 	line    string
 	input   string // with until: given line by line; "wait x" waits for x in the output
@@ -26,6 +26,7 @@ var formatSets = map[string][]string{
 	"{kv}":    {"simple", "json", "fields", "protobuf"},
 	"{lease}": {"simple", "json", "fields"},
 	"{all}":   {"simple", "json", "fields", "table"},
+	"{rpc}":   {"simple", "json", "protobuf"}, // of answers that have no other form
 }
 
 func (s step) lines() (lines []string) {
@@ -246,6 +247,24 @@ func memberScript() []step {
 		{line: "move-leader 7"},
 		{line: "move-leader"},
 		{line: "move-leader xyz"},
+		{line: "downgrade validate 3.6.0 -w {rpc}"},
+		{line: "downgrade validate 3.5.0"},
+		{line: "downgrade validate x"},
+		{line: "downgrade enable 3.8"},
+		{line: "downgrade cancel -w {rpc}"},
+		{line: "member remove 7"},
+		{line: "member remove 58a88bf978398f80"},
+		{line: "member promote 7"},
+		{line: "member promote 58a88bf978398f80"},
+		{line: "member update 7 --peer-urls http://127.0.0.1:2"},
+		{line: "member update 58a88bf978398f80 --peer-urls http://127.0.0.1:1 -w {rpc}"},
+		{line: "member update 58a88bf978398f80 --peer-urls http://127.0.0.1:1 --hex -w json"},
+		{line: "member add two --peer-urls http://127.0.0.1:1"},
+		{line: "member add two --peer-urls http://127.0.0.1:1/path"},
+		{line: "member add two --learner --peer-urls http://127.0.0.1:2", hide: []string{`Member [0-9a-f ]{16} `}},
+		{line: "member add three --learner --peer-urls http://127.0.0.1:3"},
+		{line: "member list --consistency=s", hide: []string{`[0-9a-f]+, unstarted`}},
+		{line: "endpoint health --cluster"},
 		{line: "snapshot save s.db", shared: true}, // for its size
 		{line: "snapshot save /not/there/s.db"},
 		{line: "snapshot save"},

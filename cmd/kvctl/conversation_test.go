@@ -203,6 +203,9 @@ var (
 	tookField = regexp.MustCompile(`(took = |took |"took":"|"Took" : )` + duration.String())
 	tookCell  = regexp.MustCompile(`│\s+` + duration.String() + `\s+│`)
 	runs      = regexp.MustCompile(`─+|  +`)
+	// unready is what the client library says when a call's time is over before
+	// there is a connection: one or the other, by which timer was first.
+	unready = regexp.MustCompile(`desc = (latest balancer error: connection error: desc = "transport: Error while dialing: [^"]*"|context deadline exceeded while waiting for connections to become ready)`)
 )
 
 // steady takes out what no two runs share: how long something took, and the
@@ -233,7 +236,7 @@ func plainErrors(text string) string {
 			fmt.Fprintf(&out, "(%s) %s", entry["level"], entry["msg"])
 			for _, field := range []string{"error", "environment-variable", "path", "size"} {
 				if v, ok := entry[field]; ok {
-					fmt.Fprintf(&out, ": %v", v)
+					fmt.Fprintf(&out, ": %s", unready.ReplaceAllString(fmt.Sprint(v), "desc = not connected"))
 				}
 			}
 			out.WriteString("\n")

@@ -38,12 +38,19 @@ type fake struct {
 func newFakes(t *testing.T) (a, b *fake) {
 	t.Helper()
 	a, b = &fake{name: "A"}, &fake{name: "B"}
+	var listeners []net.Listener
+	var ends []string
 	for _, f := range []*fake{a, b} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
 		f.addr = l.Addr().String()
+		listeners, ends = append(listeners, l), append(ends, "http://"+f.addr)
+	}
+	for i, f := range []*fake{a, b} {
+		f.ends = ends
+		l := listeners[i]
 		s := grpc.NewServer()
 		pb.RegisterKVServer(s, f)
 		pb.RegisterWatchServer(s, f)
@@ -53,8 +60,6 @@ func newFakes(t *testing.T) (a, b *fake) {
 		go func() { _ = s.Serve(l) }() // ends with Stop
 		t.Cleanup(s.Stop)
 	}
-	a.ends = []string{"http://" + a.addr, "http://" + b.addr}
-	b.ends = a.ends
 	return a, b
 }
 
@@ -315,15 +320,6 @@ func (f *fake) LeaseTimeToLive(_ context.Context, r *pb.LeaseTimeToLiveRequest) 
 func (f *fake) LeaseLeases(_ context.Context, r *pb.LeaseLeasesRequest) (*pb.LeaseLeasesResponse, error) {
 	f.ask("LeaseLeases", r)
 	return &pb.LeaseLeasesResponse{Header: f.header(9), Leases: []*pb.LeaseStatus{{ID: 0x32695410dcc0ca0}, {ID: 7}}}, nil
-}
-
-func (f *fake) MemberList(_ context.Context, r *pb.MemberListRequest) (*pb.MemberListResponse, error) {
-	f.ask("MemberList", r)
-	return &pb.MemberListResponse{Header: f.header(0), Members: []*pb.Member{
-		{ID: 0xa11ce, Name: "n1", PeerURLs: []string{"http://10.0.0.1:2380", "http://10.0.1.1:2380"}, ClientURLs: f.ends[:1]},
-		{ID: 0xb0bb1e5deadbeef, Name: "zwei & \"drei\"", PeerURLs: []string{"http://10.0.0.2:2380"}, ClientURLs: f.ends[1:], IsLearner: true},
-		{ID: 0xc, PeerURLs: []string{"http://10.0.0.3:2380"}},
-	}}, nil
 }
 
 func (f *fake) Status(_ context.Context, r *pb.StatusRequest) (*pb.StatusResponse, error) {

@@ -26,7 +26,26 @@ var advice = []struct {
 	{rpctypes.ErrPermissionDenied, "the user's roles do not allow this; root can grant more"},
 	{rpctypes.ErrAuthFailed, "check the name and the password of --user"},
 	{rpctypes.ErrNotLeader, "only the leader does this: give all members with --endpoints"},
+	{rpctypes.Error(rpctypes.ErrGRPCNotSupportedForLearner), "that endpoint is a learner, which answers little: give a voting member with --endpoints (\"kvctl member list\")"},
+	{rpctypes.ErrTimeout, maybeDone},
+	{rpctypes.ErrTimeoutDueToLeaderFail, maybeDone},
+	{rpctypes.ErrTimeoutDueToConnectionLost, maybeDone},
+
+	{rpctypes.ErrUnhealthy, "too few members have been up for the last five seconds for this to be safe: find the one that is down with \"kvctl endpoint health --cluster\" and start it, or wait"},
+	{rpctypes.ErrMemberNotEnoughStarted, "a member was added and never started: \"kvctl member list\" shows it as unstarted; start it or remove it first"},
+	{rpctypes.ErrTooManyLearners, "promote or remove a learner first (\"kvctl member list\"); kvd's max-learners is the limit"},
+	{rpctypes.ErrMemberLearnerNotReady, "it is not running or has not caught up: compare its raft index with the leader's (\"kvctl endpoint status --cluster\") and try again"},
+	{rpctypes.ErrMemberNotLearner, "it has its vote already"},
+	{rpctypes.ErrMemberNotFound, "\"kvctl member list\" shows who is there; one that was removed does not come back, add it anew"},
+	{rpctypes.ErrPeerURLExist, "a member has that peer URL (\"kvctl member list\"): remove it first if it is to be replaced"},
+	{rpctypes.ErrMemberBadURLs, "a peer URL is http://host:port or https://host:port, without a path"},
+	{rpctypes.ErrBadLeaderTransferee, "only a voting member of the cluster can lead (\"kvctl member list\")"},
+	{rpctypes.ErrWrongDowngradeVersionFormat, "versions look like 3.6.0"},
+	{rpctypes.ErrInvalidDowngradeTargetVersion, "a downgrade goes down by one minor version: from 3.7 to 3.6.0"},
+	{rpctypes.ErrDowngradeInProcess, "it goes on until all members run the older version; \"kvctl downgrade cancel\" ends it before that"},
 }
+
+const maybeDone = "it may be done all the same: look before you try again; \"kvctl endpoint health --cluster\" tells whether a majority is well"
 
 // hint says what a person may do about err. It knows what the library logged
 // last, where the reason for a mere timeout is. An empty hint is none.

@@ -48,7 +48,9 @@ func TestFlagsAndDefaultsAreEtcdctls(t *testing.T) {
 	for _, line := range []string{
 		"options", "get -h", "put -h", "del -h", "txn -h", "watch -h", "compaction -h",
 		"lease -h", "lease grant -h", "lease revoke -h", "lease timetolive -h", "lease list -h", "lease keep-alive -h",
-		"endpoint -h", "endpoint health -h", "endpoint status -h", "endpoint hashkv -h", "member list -h",
+		"endpoint -h", "endpoint health -h", "endpoint status -h", "endpoint hashkv -h",
+		"member -h", "member list -h", "member add -h", "member update -h", "member remove -h", "member promote -h",
+		"downgrade -h", "downgrade validate -h", "downgrade enable -h", "downgrade cancel -h",
 		"alarm list -h", "alarm disarm -h", "defrag -h", "move-leader -h", "snapshot save -h", "version -h", "completion -h",
 	} {
 		args := strings.Fields(line)

@@ -14,7 +14,7 @@ import (
 func (p *program) memberCommand() *cobra.Command {
 	group := &cobra.Command{
 		Use:     "member <subcommand>",
-		Short:   "Shows who is in the cluster",
+		Short:   "Shows and changes who is in the cluster",
 		GroupID: groupCluster,
 	}
 	var consistency string
@@ -26,7 +26,7 @@ func (p *program) memberCommand() *cobra.Command {
 		Run: p.does(func(cmd *cobra.Command, _ []string) error { return p.memberList(cmd, consistency) }),
 	}
 	list.Flags().StringVar(&consistency, "consistency", "l", "Linearizable(l) or Serializable(s)")
-	group.AddCommand(list)
+	group.AddCommand(list, p.memberAddCommand(), p.memberUpdateCommand(), p.memberRemoveCommand(), p.memberPromoteCommand())
 	return group
 }
 
@@ -93,37 +93,47 @@ func (a membersAnswer) fields(g *page) {
 
 func (a membersAnswer) message() proto.Message { return a.MemberListResponse }
 
-// json has the identities as hexadecimal strings with --hex: most readers of
-// JSON would round such numbers.
 func (a membersAnswer) json(hex bool) any {
 	if !hex {
 		return a.MemberListResponse
 	}
-	type header struct {
+	return hexMemberList{newHexHeader(a.GetHeader()), newHexMembers(a.GetMembers())}
+}
+
+// With --hex, JSON about members has the identities as hexadecimal strings:
+// most readers of JSON would round such numbers.
+type (
+	hexMemberList struct {
+		Header  *hexHeader   `json:"header"`
+		Members []*hexMember `json:"members"`
+	}
+	hexHeader struct {
 		ClusterID string `json:"cluster_id"`
 		MemberID  string `json:"member_id"`
 		Revision  int64  `json:"revision,omitempty"`
 		RaftTerm  uint64 `json:"raft_term,omitempty"`
 	}
-	type member struct {
+	hexMember struct {
 		ID         string   `json:"ID"`
 		Name       string   `json:"name,omitempty"`
 		PeerURLs   []string `json:"peerURLs,omitempty"`
 		ClientURLs []string `json:"clientURLs,omitempty"`
 		IsLearner  bool     `json:"isLearner,omitempty"`
 	}
-	h := a.GetHeader()
-	members := make([]member, 0, len(a.GetMembers()))
-	for _, m := range a.GetMembers() {
-		members = append(members, member{
-			fmt.Sprintf("%x", m.GetID()), m.GetName(), m.GetPeerURLs(), m.GetClientURLs(), m.GetIsLearner(),
-		})
+)
+
+func newHexHeader(h *pb.ResponseHeader) *hexHeader {
+	return &hexHeader{fmt.Sprintf("%x", h.GetClusterId()), fmt.Sprintf("%x", h.GetMemberId()), h.GetRevision(), h.GetRaftTerm()}
+}
+
+func newHexMember(m *pb.Member) *hexMember {
+	return &hexMember{fmt.Sprintf("%x", m.GetID()), m.GetName(), m.GetPeerURLs(), m.GetClientURLs(), m.GetIsLearner()}
+}
+
+func newHexMembers(members []*pb.Member) []*hexMember {
+	all := make([]*hexMember, 0, len(members))
+	for _, m := range members {
+		all = append(all, newHexMember(m))
 	}
-	return struct {
-		Header  header   `json:"header"`
-		Members []member `json:"members"`
-	}{
-		header{fmt.Sprintf("%x", h.GetClusterId()), fmt.Sprintf("%x", h.GetMemberId()), h.GetRevision(), h.GetRaftTerm()},
-		members,
-	}
+	return all
 }

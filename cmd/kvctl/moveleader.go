@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -54,7 +55,11 @@ func (p *program) moveLeader(cmd *cobra.Command, args []string) error {
 		}
 		return p.print(moveAnswer{resp, leader, target})
 	}
-	return failf(exitBadArgs, "no leader endpoint given at %v", s.spec.Endpoints)
+	return &failure{
+		code: exitBadArgs,
+		err:  fmt.Errorf("no leader endpoint given at %v", s.spec.Endpoints),
+		hint: "only the leader can hand over: \"kvctl endpoint status --cluster\" shows who leads; give it, or all members, with --endpoints",
+	}
 }
 
 // moveAnswer has no fields form, nor has etcdctl's.

@@ -78,7 +78,7 @@ func (p *program) root() *cobra.Command {
 		p.getCommand(), p.putCommand(), p.delCommand(), p.txnCommand(),
 		p.watchCommand(), p.leaseCommand(), p.compactionCommand(),
 		p.endpointCommand(), p.memberCommand(), p.alarmCommand(),
-		p.defragCommand(), p.moveLeaderCommand(), p.snapshotCommand(),
+		p.defragCommand(), p.moveLeaderCommand(), p.downgradeCommand(), p.snapshotCommand(),
 		p.versionCommand(), p.completionCommand(), p.optionsCommand(),
 	)
 	root.SetHelpCommandGroupID(groupUtility)

@@ -30,6 +30,8 @@ func run(args []string, out, errs io.Writer) int {
 		switch args[0] {
 		case "config":
 			return runConfig(args[1:], out, errs)
+		case "member":
+			return runMember(args[1:], os.Stdin, out, errs)
 		case "version":
 			return printVersion(out)
 		case "help":
@@ -85,10 +87,17 @@ func runDaemon(args []string, out, errs io.Writer) int {
 	log.Info("starting kvd", "version", version, "commit", commit, "etcd-version", apiVersion, "config-file", c.File)
 	err = daemon.Run(ctx, daemon.Inputs{Config: c, Log: log, Version: version, Commit: commit, Notifier: sd.NewNotifier(), Reload: s.reload})
 	var refused *daemon.ConfigError
+	var removed *daemon.RemovedError
 	switch {
+	case errors.As(err, &removed):
+		log.Error("kvd ends and should not be started again here", "error", err)
+		return config.ExitStatus
 	case errors.As(err, &refused):
 		log.Error("the configuration cannot be used", "error", err)
 		return config.ExitStatus
+	case daemon.Unfit(err):
+		log.Error("the member must be replaced", "error", err)
+		return daemon.ExitUnfit
 	case err != nil:
 		log.Error("kvd ends", "error", err)
 		return 1

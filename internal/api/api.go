@@ -3,7 +3,7 @@
 // requests and replies are written on the wire.
 //
 // It decides nothing about keys, leases or members: it asks the member, through
-// the few verbs of Member, and the watch hub. It knows no listener's address
+// the few verbs of Member, the watch hub, and through Peers the leader. It knows no listener's address
 // and no TLS: connections come in ready.
 package api
 
@@ -41,6 +41,11 @@ type Member interface {
 	Remaining(ctx context.Context, id lease.ID) (time.Duration, error)
 	// Leases are all leases, on the leader in the order in which they end.
 	Leases(ctx context.Context) ([]lease.ID, error)
+	// Change changes the members; View shows it then.
+	Change(ctx context.Context, c member.Change) error
+	// Progress is the last entry that each member is known to have, this one
+	// included. Only the leader knows.
+	Progress(ctx context.Context) (map[member.ID]uint64, error)
 	Transfer(ctx context.Context, to member.ID) error
 	// Flush returns once every row applied before the call is in the store.
 	Flush(ctx context.Context) error
@@ -64,6 +69,8 @@ type Options struct {
 	ProgressInterval time.Duration // between progress messages of a quiet watcher; 10 min, at least 100 ms
 	SlowRequest      time.Duration // a unary call that takes longer is logged; 300 ms
 	Election         time.Duration // election timeout: streams that need a leader end after three without one; 1 s
+	RequestTimeout   time.Duration // for the leader's answer to what is passed on to it; 5 s and two election timeouts
+	Strict           bool          // refuse changes of members that the present health does not allow
 	Grace            time.Duration // how long calls may finish after the end; 7 s
 	KeepAliveMin     time.Duration // a client that pings more often is disconnected; 5 s
 	KeepAlive        time.Duration // an idle connection is pinged after this; 2 h
@@ -79,6 +86,7 @@ func (o Options) complete() Options {
 	o.ProgressInterval = max(or(o.ProgressInterval, 10*time.Minute), 100*time.Millisecond)
 	o.SlowRequest = or(o.SlowRequest, 300*time.Millisecond)
 	o.Election = or(o.Election, time.Second)
+	o.RequestTimeout = or(o.RequestTimeout, 5*time.Second+2*o.Election)
 	o.Grace = or(o.Grace, 7*time.Second)
 	o.KeepAliveMin = or(o.KeepAliveMin, 5*time.Second)
 	o.KeepAlive = or(o.KeepAlive, 2*time.Hour)
@@ -100,6 +108,7 @@ const overhead = 512 << 10
 // Parts are what the services are made over.
 type Parts struct {
 	Member   Member
+	Peers    Peers // nil: the member is alone
 	Hub      *watch.Hub
 	Store    Store
 	Cluster  member.ClusterID
@@ -112,6 +121,7 @@ type Parts struct {
 type API struct {
 	o       Options
 	member  Member
+	peers   Peers
 	hub     *watch.Hub
 	store   Store
 	cluster member.ClusterID
@@ -130,6 +140,9 @@ func New(o Options, p Parts) *API {
 		cluster: p.Cluster, id: p.ID, log: p.Log,
 		metrics: newMetrics(p.Registry, o.Extensive),
 		health:  health.NewServer(),
+	}
+	if a.peers = p.Peers; a.peers == nil {
+		a.peers = nobody{}
 	}
 	a.server = grpc.NewServer(a.options()...)
 	for _, s := range a.services() {

@@ -11,6 +11,7 @@ import (
 	"kvd/internal/lease"
 	"kvd/internal/member"
 	"kvd/internal/mvcc"
+	"kvd/internal/peer"
 	"kvd/internal/replica"
 	"kvd/internal/state"
 )
@@ -33,6 +34,9 @@ var (
 	errStopped           = rpctypes.ErrGRPCStopped
 	errWatchCanceled     = rpctypes.ErrGRPCWatchCanceled
 	errBadTransferee     = rpctypes.ErrGRPCBadLeaderTransferee
+	errBadURLs           = rpctypes.ErrGRPCMemberBadURLs
+	errLearner           = rpctypes.ErrGRPCNotSupportedForLearner
+	errCorrupt           = rpctypes.ErrGRPCCorrupt
 	errVersionFormat     = rpctypes.ErrGRPCWrongDowngradeVersionFormat
 	errVersionTarget     = rpctypes.ErrGRPCInvalidDowngradeTargetVersion
 	errVersionUnknown    = rpctypes.ErrGRPCClusterVersionUnavailable
@@ -44,7 +48,7 @@ var (
 )
 
 // catalogue maps the sentinels of the packages below to codes and texts. What
-// is not in it is Unknown, with its own text. The two entries that are Unknown
+// is not in it is Unknown, with its own text. The three entries that are Unknown
 // here though etcd's catalogue gives them a code are so in etcd as well.
 var catalogue = []struct {
 	is   error
@@ -63,6 +67,7 @@ var catalogue = []struct {
 	{replica.ErrTooLarge, rpctypes.ErrGRPCRequestTooLarge},
 	{replica.ErrTimeout, rpctypes.ErrGRPCTimeout},
 	{replica.ErrTimeoutLeaderFailed, rpctypes.ErrGRPCTimeoutDueToLeaderFail},
+	{replica.ErrTimeoutConnection, rpctypes.ErrGRPCTimeoutDueToConnectionLost},
 	{replica.ErrTimeoutApply, rpctypes.ErrGRPCTimeoutWaitAppliedIndex},
 	{replica.ErrTimeoutTransfer, status.Error(codes.Unknown, "etcdserver: request timed out, leader transfer took too long")},
 	{replica.ErrLeaderChanged, rpctypes.ErrGRPCLeaderChanged},
@@ -73,6 +78,9 @@ var catalogue = []struct {
 	{member.ErrURLExists, rpctypes.ErrGRPCPeerURLExist},
 	{member.ErrNotLearner, rpctypes.ErrGRPCMemberNotLearner},
 	{member.ErrTooManyLearners, rpctypes.ErrGRPCTooManyLearners},
+	{member.ErrNotEnoughStarted, status.Error(codes.Unknown, "etcdserver: re-configuration failed due to not enough started members")},
+	{member.ErrUnhealthy, rpctypes.ErrGRPCUnhealthy},
+	{peer.ErrNotReady, rpctypes.ErrGRPCLearnerNotReady},
 }
 
 // wire turns an error into what is sent. gRPC itself gives the ends of contexts

@@ -49,19 +49,41 @@ func (a *API) leaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest, _ []byt
 }
 
 // leaseTimeToLive says how long a lease has left; -1 for one that is not there.
+// Only the leader knows.
 func (a *API) leaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest, _ []byte) (any, error) {
-	left, err := a.member.Remaining(ctx, lease.ID(r.ID))
-	v := a.member.View()
-	l, ok := v.Leases.Lease(lease.ID(r.ID))
-	if errors.Is(err, lease.ErrNotFound) || err == nil && !ok {
-		return &pb.LeaseTimeToLiveResponse{Header: a.message(v), ID: r.ID, TTL: -1}, nil
+	ctx, done := a.streams.add(ctx, openStream{})
+	defer done()
+	id := lease.ID(r.ID)
+	reply, err := atLeader(ctx, a,
+		func(ctx context.Context) (*pb.LeaseTimeToLiveResponse, error) { return a.timeLeft(ctx, id, r.Keys) },
+		func(ctx context.Context, urls []string) (*pb.LeaseTimeToLiveResponse, error) {
+			return a.peers.TimeToLive(ctx, urls, id, r.Keys)
+		},
+		lease.ErrNotFound)
+	if errors.Is(err, lease.ErrNotFound) {
+		reply, err = &pb.LeaseTimeToLiveResponse{ID: r.ID, TTL: -1}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	reply := &pb.LeaseTimeToLiveResponse{Header: a.message(v), ID: r.ID, TTL: int64(left / time.Second), GrantedTTL: l.TTL}
-	if r.Keys {
-		for _, key := range v.Leases.Keys(l.ID) {
+	reply.Header = a.message(a.member.View())
+	return reply, nil
+}
+
+// timeLeft answers for a lease if this member leads; without a header.
+func (a *API) timeLeft(ctx context.Context, id lease.ID, keys bool) (*pb.LeaseTimeToLiveResponse, error) {
+	left, err := a.member.Remaining(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	v := a.member.View()
+	l, ok := v.Leases.Lease(id)
+	if !ok {
+		return nil, lease.ErrNotFound // it has ended just now
+	}
+	reply := &pb.LeaseTimeToLiveResponse{ID: int64(id), TTL: int64(left / time.Second), GrantedTTL: l.TTL}
+	if keys {
+		for _, key := range v.Leases.Keys(id) {
 			reply.Keys = append(reply.Keys, []byte(key))
 		}
 	}
@@ -112,7 +134,7 @@ func (a *API) renewals(c *call) error {
 		// Taken before renewing, so that a revision is never newer than the
 		// renewal it comes with: the lease may be gone by then.
 		h := a.header(a.member.View())
-		ttl, err := a.member.Renew(c.ctx, id)
+		ttl, err := a.renew(c.ctx, id)
 		if errors.Is(err, lease.ErrNotFound) {
 			ttl, err = 0, nil
 		}
@@ -124,6 +146,14 @@ func (a *API) renewals(c *call) error {
 			return err
 		}
 	}
+}
+
+// renew gives a lease its full time again, wherever its leader is.
+func (a *API) renew(ctx context.Context, id lease.ID) (ttl int64, err error) {
+	return atLeader(ctx, a,
+		func(ctx context.Context) (int64, error) { return a.member.Renew(ctx, id) },
+		func(ctx context.Context, urls []string) (int64, error) { return a.peers.Renew(ctx, urls, id) },
+		lease.ErrNotFound)
 }
 
 // decodeRenewal reads a LeaseKeepAliveRequest.

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -147,7 +148,6 @@ func (a *API) moveLeader(ctx context.Context, r *pb.MoveLeaderRequest, _ []byte)
 
 // downgrade starts, checks or ends the job of going back by one minor version.
 func (a *API) downgrade(ctx context.Context, r *pb.DowngradeRequest, _ []byte) (any, error) {
-	cluster := a.member.View().Members.ClusterVersion()
 	var err error
 	switch r.Action {
 	case pb.DowngradeRequest_VALIDATE:
@@ -168,31 +168,45 @@ func (a *API) downgrade(ctx context.Context, r *pb.DowngradeRequest, _ []byte) (
 	if err != nil {
 		return nil, err
 	}
+	v := a.member.View()
+	cluster := v.Members.ClusterVersion()
 	return &pb.DowngradeResponse{
-		Header:  a.message(a.member.View()),
+		Header:  a.message(v),
 		Version: fmt.Sprintf("%d.%d", cluster.Major, cluster.Minor),
 	}, nil
 }
 
 func (a *API) checkDowngrade(ctx context.Context, text string) (target member.Version, err error) {
-	if target, err = member.ParseVersion(text); err != nil {
+	if target, err = parseTarget(text); err != nil {
 		return target, errVersionFormat
+	}
+	if !a.member.View().Members.ClusterVersion().Known() {
+		return target, errVersionUnknown
 	}
 	if err := a.member.Barrier(ctx); err != nil {
 		return target, err
 	}
-	target = target.Line()
 	members := a.member.View().Members
 	cluster := members.ClusterVersion()
 	switch {
-	case !cluster.Known():
-		return target, errVersionUnknown
 	case target.Major != cluster.Major || target.Minor+1 != cluster.Minor:
 		return target, errVersionTarget
 	case members.Downgrade().Enabled:
 		return target, errDowngradeRunning
 	}
 	return target, nil
+}
+
+// parseTarget reads the version to go back to. A patch and what follows it does
+// not matter, but may be there.
+func parseTarget(text string) (member.Version, error) {
+	numbers, _, _ := strings.Cut(text, "+")
+	numbers, _, _ = strings.Cut(numbers, "-")
+	if numbers != text && strings.Count(numbers, ".") != 2 {
+		return member.Version{}, errVersionFormat
+	}
+	v, err := member.ParseVersion(numbers)
+	return v.Line(), err
 }
 
 func (a *API) cancelDowngrade(ctx context.Context) error {

@@ -38,9 +38,10 @@ const (
 )
 
 // admit is what a call passes before anything else: may it be made, is its
-// metadata sound, and does it get the leader it asks for.
-func (m *method) admit(ctx context.Context, kind string) (led bool, err error) {
-	if err := m.rule.permit(m.api); err != nil {
+// metadata sound, and does it get the leader it asks for. The request is nil for
+// a stream.
+func (m *method) admit(ctx context.Context, kind string, request any) (led bool, err error) {
+	if err := m.rule.permit(m.api, request); err != nil {
 		return false, err
 	}
 	version := "unknown"
@@ -74,7 +75,7 @@ func unary[R any](a *API, service, name string, decode func([]byte) (R, error), 
 			return nil, malformed(err)
 		}
 		m.received.Inc()
-		if _, err := m.admit(ctx, "unary"); err != nil {
+		if _, err := m.admit(ctx, "unary", r); err != nil {
 			return nil, err
 		}
 		reply, err := serve(ctx, r, in)
@@ -131,11 +132,11 @@ func stream(a *API, service string, desc grpc.StreamDesc, serve func(*call) erro
 }
 
 func (m *method) stream(s grpc.ServerStream, serve func(*call) error) error {
-	led, err := m.admit(s.Context(), "stream")
+	led, err := m.admit(s.Context(), "stream", nil)
 	if err != nil {
 		return err
 	}
-	ctx, done := m.api.streams.add(s.Context(), led)
+	ctx, done := m.api.streams.add(s.Context(), openStream{led: led, reads: m.rule.marks&reads != 0})
 	defer done()
 	return wire(serve(&call{ctx: ctx, stream: s, method: m}))
 }

@@ -32,6 +32,8 @@ type metrics struct {
 	ranges                           durations // of a range alone
 	rangeRequests, readTxns          durations // of requests
 	hash, hashKV, snapshot           prometheus.Observer
+	promotions                       prometheus.Counter
+	failedPromotions                 *prometheus.CounterVec
 }
 
 func newMetrics(registry prometheus.Registerer, extensive bool) *metrics {
@@ -79,8 +81,19 @@ func newMetrics(registry prometheus.Registerer, extensive bool) *metrics {
 	m.rangeRequests, m.readTxns = newDurations(requests, "Range"), newDurations(requests, "ReadonlyTxn")
 	m.hash = histogram("etcd_mvcc_hash_duration_seconds", "Time to hash the database.", 0.01, 15)
 	m.hashKV = histogram("etcd_mvcc_hash_rev_duration_seconds", "Time to hash the keys at a revision.", 0.01, 15)
+	m.promotions = counter("etcd", "server", "learner_promote_successes", "Learners that were promoted while this member led.").WithLabelValues()
+	m.failedPromotions = counter("etcd", "server", "learner_promote_failures", "Learners that were not promoted while this member led.", "Reason")
 	m.snapshot = histogram("etcd_disk_backend_snapshot_duration_seconds", "Time that an image of the database was open for sending.", 0.01, 17)
 	return m
+}
+
+// promoted counts what has come of a promotion.
+func (m *metrics) promoted(err error) {
+	if err != nil {
+		m.failedPromotions.WithLabelValues(status.Convert(wire(err)).Message()).Inc()
+		return
+	}
+	m.promotions.Inc()
 }
 
 // durations are two histograms of one family, by success, its last label. Only

@@ -1,5 +1,13 @@
 package api
 
+import (
+	"slices"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"kvd/internal/state"
+)
+
 // need is what a caller must be allowed for an RPC once authentication is on.
 type need uint8
 
@@ -12,70 +20,103 @@ const (
 	root         // the root role
 )
 
-// rule says who may call an RPC.
-type rule struct{ need need }
+// Marks of an RPC beside who may call it.
+const (
+	onLearner    = 1 << iota // a learner serves it
+	staleLearner             // a learner serves it to those who take what it has
+	reads                    // it answers with keys, which a corrupt member must not
+)
 
-// permit refuses calls that the rule has no need for. Authentication cannot be
-// on yet (the machine refuses to load such data), so every other need is met.
-func (r rule) permit(*API) error {
+// rule says who may call an RPC, and which members serve it.
+type rule struct {
+	need  need
+	marks uint8
+}
+
+// permit refuses calls that the rule has no need for, and those that this kind
+// of member does not serve. The request is nil for a stream. Authentication
+// cannot be on yet (the machine refuses to load such data), so every need but
+// refused is met.
+func (r rule) permit(a *API, request any) error {
 	if r.need == refused {
 		return errPermissionDenied
 	}
+	v := a.member.View()
+	if self, known := v.Members.Member(a.id); known && self.Learner && !r.onLearner(request) {
+		return errLearner
+	}
+	if r.marks&reads != 0 && a.corrupt(v) {
+		return errCorrupt
+	}
 	return nil
+}
+
+func (r rule) onLearner(request any) bool {
+	if r.marks&staleLearner != 0 {
+		get, ok := request.(*pb.RangeRequest)
+		return ok && get.Serializable
+	}
+	return r.marks&onLearner != 0
+}
+
+// corrupt reports whether the members have found this one's data to differ from
+// theirs. The alarm alone ends writes, on all members; reads end on this one.
+func (a *API) corrupt(v *state.View) bool {
+	return slices.Contains(v.Alarms, state.Alarm{Member: a.id, Type: pb.AlarmType_CORRUPT})
 }
 
 // rules is the one table of who may call what. An RPC that is not here is not
 // served.
 var rules = map[string]rule{
-	"/etcdserverpb.KV/Range":       {keys},
-	"/etcdserverpb.KV/RangeStream": {keys},
-	"/etcdserverpb.KV/Put":         {keys},
-	"/etcdserverpb.KV/DeleteRange": {keys},
-	"/etcdserverpb.KV/Txn":         {keys},
-	"/etcdserverpb.KV/Compact":     {root},
+	"/etcdserverpb.KV/Range":       {need: keys, marks: reads | staleLearner},
+	"/etcdserverpb.KV/RangeStream": {need: keys, marks: reads},
+	"/etcdserverpb.KV/Put":         {need: keys},
+	"/etcdserverpb.KV/DeleteRange": {need: keys},
+	"/etcdserverpb.KV/Txn":         {need: keys, marks: reads},
+	"/etcdserverpb.KV/Compact":     {need: root},
 
-	"/etcdserverpb.Watch/Watch": {keys},
+	"/etcdserverpb.Watch/Watch": {need: keys, marks: reads},
 
-	"/etcdserverpb.Lease/LeaseGrant":      {user},
-	"/etcdserverpb.Lease/LeaseRevoke":     {keys},
-	"/etcdserverpb.Lease/LeaseKeepAlive":  {keys},
-	"/etcdserverpb.Lease/LeaseTimeToLive": {keys},
-	"/etcdserverpb.Lease/LeaseLeases":     {keys},
+	"/etcdserverpb.Lease/LeaseGrant":      {need: user},
+	"/etcdserverpb.Lease/LeaseRevoke":     {need: keys},
+	"/etcdserverpb.Lease/LeaseKeepAlive":  {need: keys},
+	"/etcdserverpb.Lease/LeaseTimeToLive": {need: keys},
+	"/etcdserverpb.Lease/LeaseLeases":     {need: keys},
 
-	"/etcdserverpb.Cluster/MemberAdd":     {root},
-	"/etcdserverpb.Cluster/MemberRemove":  {root},
-	"/etcdserverpb.Cluster/MemberUpdate":  {root},
-	"/etcdserverpb.Cluster/MemberList":    {user},
-	"/etcdserverpb.Cluster/MemberPromote": {root},
+	"/etcdserverpb.Cluster/MemberAdd":     {need: root},
+	"/etcdserverpb.Cluster/MemberRemove":  {need: root},
+	"/etcdserverpb.Cluster/MemberUpdate":  {need: root},
+	"/etcdserverpb.Cluster/MemberList":    {need: user},
+	"/etcdserverpb.Cluster/MemberPromote": {need: root},
 
-	"/etcdserverpb.Maintenance/Alarm":      {root}, // to list alarms a user is enough
-	"/etcdserverpb.Maintenance/Status":     {user},
-	"/etcdserverpb.Maintenance/Defragment": {root},
-	"/etcdserverpb.Maintenance/Hash":       {root},
-	"/etcdserverpb.Maintenance/HashKV":     {root},
-	"/etcdserverpb.Maintenance/Snapshot":   {root},
-	"/etcdserverpb.Maintenance/MoveLeader": {root},
-	"/etcdserverpb.Maintenance/Downgrade":  {root},
+	"/etcdserverpb.Maintenance/Alarm":      {need: root}, // to list alarms a user is enough
+	"/etcdserverpb.Maintenance/Status":     {need: user, marks: onLearner},
+	"/etcdserverpb.Maintenance/Defragment": {need: root},
+	"/etcdserverpb.Maintenance/Hash":       {need: root},
+	"/etcdserverpb.Maintenance/HashKV":     {need: root},
+	"/etcdserverpb.Maintenance/Snapshot":   {need: root, marks: onLearner},
+	"/etcdserverpb.Maintenance/MoveLeader": {need: root},
+	"/etcdserverpb.Maintenance/Downgrade":  {need: root},
 
-	"/etcdserverpb.Auth/AuthEnable":           {root},
-	"/etcdserverpb.Auth/AuthDisable":          {root},
-	"/etcdserverpb.Auth/AuthStatus":           {root},
-	"/etcdserverpb.Auth/Authenticate":         {anyone},
-	"/etcdserverpb.Auth/UserAdd":              {root},
-	"/etcdserverpb.Auth/UserGet":              {user}, // of oneself
-	"/etcdserverpb.Auth/UserList":             {root},
-	"/etcdserverpb.Auth/UserDelete":           {root},
-	"/etcdserverpb.Auth/UserChangePassword":   {root},
-	"/etcdserverpb.Auth/UserGrantRole":        {root},
-	"/etcdserverpb.Auth/UserRevokeRole":       {root},
-	"/etcdserverpb.Auth/RoleAdd":              {root},
-	"/etcdserverpb.Auth/RoleGet":              {user}, // of one's own
-	"/etcdserverpb.Auth/RoleList":             {root},
-	"/etcdserverpb.Auth/RoleDelete":           {root},
-	"/etcdserverpb.Auth/RoleGrantPermission":  {root},
-	"/etcdserverpb.Auth/RoleRevokePermission": {root},
+	"/etcdserverpb.Auth/AuthEnable":           {need: root},
+	"/etcdserverpb.Auth/AuthDisable":          {need: root},
+	"/etcdserverpb.Auth/AuthStatus":           {need: root},
+	"/etcdserverpb.Auth/Authenticate":         {need: anyone},
+	"/etcdserverpb.Auth/UserAdd":              {need: root},
+	"/etcdserverpb.Auth/UserGet":              {need: user}, // of oneself
+	"/etcdserverpb.Auth/UserList":             {need: root},
+	"/etcdserverpb.Auth/UserDelete":           {need: root},
+	"/etcdserverpb.Auth/UserChangePassword":   {need: root},
+	"/etcdserverpb.Auth/UserGrantRole":        {need: root},
+	"/etcdserverpb.Auth/UserRevokeRole":       {need: root},
+	"/etcdserverpb.Auth/RoleAdd":              {need: root},
+	"/etcdserverpb.Auth/RoleGet":              {need: user}, // of one's own
+	"/etcdserverpb.Auth/RoleList":             {need: root},
+	"/etcdserverpb.Auth/RoleDelete":           {need: root},
+	"/etcdserverpb.Auth/RoleGrantPermission":  {need: root},
+	"/etcdserverpb.Auth/RoleRevokePermission": {need: root},
 
-	"/grpc.health.v1.Health/Check": {anyone},
-	"/grpc.health.v1.Health/List":  {anyone},
-	"/grpc.health.v1.Health/Watch": {anyone},
+	"/grpc.health.v1.Health/Check": {need: anyone},
+	"/grpc.health.v1.Health/List":  {need: anyone},
+	"/grpc.health.v1.Health/Watch": {need: anyone},
 }

@@ -14,6 +14,7 @@ import (
 	"kvd/internal/lease"
 	"kvd/internal/member"
 	"kvd/internal/mvcc"
+	"kvd/internal/peer"
 	"kvd/internal/replica"
 	"kvd/internal/state"
 )
@@ -61,7 +62,7 @@ func TestEveryRPCIsServedByARule(t *testing.T) {
 }
 
 func TestWhatHasNoRuleIsRefused(t *testing.T) {
-	if err := (rule{}).permit(nil); status.Code(err) != codes.PermissionDenied {
+	if err := (rule{}).permit(nil, nil); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("got %v", err)
 	}
 }
@@ -87,6 +88,9 @@ func TestErrorsHaveEtcdsCodesAndTexts(t *testing.T) {
 		{errStopped, codes.Unavailable, "etcdserver: server stopped"},
 		{errWatchCanceled, codes.Canceled, "etcdserver: watch canceled"},
 		{errBadTransferee, codes.FailedPrecondition, "etcdserver: bad leader transferee"},
+		{errBadURLs, codes.InvalidArgument, "etcdserver: given member URLs are invalid"},
+		{errLearner, codes.FailedPrecondition, "etcdserver: rpc not supported for learner"},
+		{errCorrupt, codes.DataLoss, "etcdserver: corrupt cluster"},
 		{errVersionFormat, codes.InvalidArgument, "etcdserver: wrong downgrade target version format"},
 		{errVersionTarget, codes.InvalidArgument, "etcdserver: invalid downgrade target version"},
 		{errVersionUnknown, codes.FailedPrecondition, "etcdserver: cluster version not found during downgrade"},
@@ -108,6 +112,7 @@ func TestErrorsHaveEtcdsCodesAndTexts(t *testing.T) {
 		{replica.ErrTooLarge, codes.InvalidArgument, "etcdserver: request is too large"},
 		{replica.ErrTimeout, codes.Unavailable, "etcdserver: request timed out"},
 		{replica.ErrTimeoutLeaderFailed, codes.Unavailable, "etcdserver: request timed out, possibly due to previous leader failure"},
+		{replica.ErrTimeoutConnection, codes.Unavailable, "etcdserver: request timed out, possibly due to connection lost"},
 		{replica.ErrTimeoutApply, codes.Unavailable, "etcdserver: request timed out, waiting for the applied index took too long"},
 		{replica.ErrTimeoutTransfer, codes.Unknown, "etcdserver: request timed out, leader transfer took too long"},
 		{replica.ErrLeaderChanged, codes.Unavailable, "etcdserver: leader changed"},
@@ -118,6 +123,9 @@ func TestErrorsHaveEtcdsCodesAndTexts(t *testing.T) {
 		{member.ErrURLExists, codes.FailedPrecondition, "etcdserver: Peer URLs already exists"},
 		{member.ErrNotLearner, codes.FailedPrecondition, "etcdserver: can only promote a learner member"},
 		{member.ErrTooManyLearners, codes.FailedPrecondition, "etcdserver: too many learner members in cluster"},
+		{member.ErrNotEnoughStarted, codes.Unknown, "etcdserver: re-configuration failed due to not enough started members"},
+		{member.ErrUnhealthy, codes.Unavailable, "etcdserver: unhealthy cluster"},
+		{peer.ErrNotReady, codes.FailedPrecondition, "etcdserver: can only promote a learner member which is in sync with leader"},
 		{errors.New("anything else"), codes.Unknown, "anything else"},
 	} {
 		asIs := []error{c.err}

@@ -53,7 +53,7 @@ func (a *API) Run(ctx context.Context, listeners ...net.Listener) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var running sync.WaitGroup
-	running.Go(func() { a.watchLeader(ctx) })
+	running.Go(func() { a.watchMember(ctx) })
 	for _, l := range listeners {
 		running.Go(func() {
 			if err := a.server.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) && ctx.Err() == nil {
@@ -80,9 +80,10 @@ func (a *API) stop() {
 	late.Stop()
 }
 
-// watchLeader ends the streams that asked to need a leader once there has been
-// none for three election timeouts.
-func (a *API) watchLeader(ctx context.Context) {
+// watchMember ends the streams that asked to need a leader once there has been
+// none for three election timeouts, and those that read once this member is
+// known to be corrupt.
+func (a *API) watchMember(ctx context.Context) {
 	tick := time.NewTicker(a.o.Election)
 	defer tick.Stop()
 	without := 0
@@ -98,15 +99,18 @@ func (a *API) watchLeader(ctx context.Context) {
 			without = 0
 		}
 		if without >= 3 {
-			a.streams.endLed(errNoLeader)
+			a.streams.cancel(errNoLeader, func(s *openStream) bool { return s.led })
+		}
+		if a.corrupt(a.member.View()) {
+			a.streams.cancel(errCorrupt, func(s *openStream) bool { return s.reads })
 		}
 	}
 }
 
 func (a *API) leaderless() bool { return a.member.Status().Leader == 0 }
 
-// streams are the endless calls that the server may have to end itself. The
-// zero value is ready.
+// streams are the calls that the server may have to end itself. The zero value
+// is ready.
 type streams struct {
 	mu    sync.Mutex
 	open  map[*openStream]struct{}
@@ -116,16 +120,18 @@ type streams struct {
 type openStream struct {
 	cancel context.CancelCauseFunc
 	led    bool // ends when there is no leader
+	reads  bool // ends when the member is corrupt
 }
 
 // add returns a context that is cancelled when the stream must end, with the
 // error to end it with as the cause, and what to call when it has ended.
-func (s *streams) add(ctx context.Context, led bool) (context.Context, func()) {
+func (s *streams) add(ctx context.Context, one openStream) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	one := &openStream{cancel, led}
+	one.cancel = cancel
+	call := &one
 	done := func() {
 		s.mu.Lock()
-		delete(s.open, one)
+		delete(s.open, call)
 		s.mu.Unlock()
 		cancel(nil)
 	}
@@ -137,7 +143,7 @@ func (s *streams) add(ctx context.Context, led bool) (context.Context, func()) {
 	if s.open == nil {
 		s.open = map[*openStream]struct{}{}
 	}
-	s.open[one] = struct{}{}
+	s.open[call] = struct{}{}
 	return ctx, done
 }
 
@@ -150,11 +156,12 @@ func (s *streams) end(err error) {
 	}
 }
 
-func (s *streams) endLed(err error) {
+// cancel ends some of those that are open.
+func (s *streams) cancel(err error, these func(*openStream) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for one := range s.open {
-		if one.led {
+		if these(one) {
 			one.cancel(err)
 		}
 	}

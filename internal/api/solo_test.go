@@ -40,10 +40,23 @@ type solo struct {
 	shown   atomic.Pointer[state.View]
 	granted map[lease.ID]time.Time
 	leader  atomic.Uint64
-	refuse  error // answers every proposal and barrier
+	refuse  error         // answers every proposal and barrier
+	lag     atomic.Uint64 // entries that are committed and not applied
+	changes []member.Change
+	matches map[member.ID]uint64
+	peers   Peers
 }
 
 func newSolo(t testing.TB) *solo {
+	t.Helper()
+	s := newStranger(t)
+	s.add(member.Member{ID: soloID, Name: "solo", PeerURLs: []string{"http://127.0.0.1:1"}, ClientURLs: []string{"http://127.0.0.1:2"}})
+	s.apply(state.Entry{Request: &state.Request{ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: "3.7.0"}}})
+	return s
+}
+
+// newStranger is a member of a cluster that has not told it about itself yet.
+func newStranger(t testing.TB) *solo {
 	t.Helper()
 	file, err := store.Open(filepath.Join(t.TempDir(), "db"), store.Options{NoSync: true, InitialMmapBytes: 64 << 20})
 	if err != nil {
@@ -63,12 +76,6 @@ func newSolo(t testing.TB) *solo {
 	s.shown.Store(s.machine.View())
 	s.leader.Store(soloID)
 	s.hub = watch.New(watch.Options{}, func() *mvcc.View { return s.shown.Load().Keys }, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
-	change := member.Change{
-		Type: raftpb.ConfChangeAddNode, ID: soloID,
-		Member: member.Member{ID: soloID, Name: "solo", PeerURLs: []string{"http://127.0.0.1:1"}, ClientURLs: []string{"http://127.0.0.1:2"}},
-	}
-	s.apply(state.Entry{Change: change.Entry(1)})
-	s.apply(state.Entry{Request: &state.Request{ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: "3.7.0"}}})
 	return s
 }
 
@@ -131,10 +138,13 @@ func (s *solo) View() *state.View             { return s.shown.Load() }
 
 func (s *solo) Status() replica.Status {
 	v := s.shown.Load()
-	return replica.Status{Member: soloID, Leader: s.leader.Load(), Term: v.Term, State: raft.StateLeader, Commit: v.Applied, Applied: v.Applied}
+	return replica.Status{Member: soloID, Leader: s.leader.Load(), Term: v.Term, State: raft.StateLeader, Commit: v.Applied + s.lag.Load(), Applied: v.Applied}
 }
 
 func (s *solo) Renew(_ context.Context, id lease.ID) (int64, error) {
+	if s.leader.Load() != soloID {
+		return 0, replica.ErrNotLeader
+	}
 	l, ok := s.View().Leases.Lease(id)
 	if !ok {
 		return 0, lease.ErrNotFound
@@ -150,6 +160,9 @@ func (s *solo) Leases(context.Context) (ids []lease.ID, _ error) {
 }
 
 func (s *solo) Remaining(_ context.Context, id lease.ID) (time.Duration, error) {
+	if s.leader.Load() != soloID {
+		return 0, replica.ErrNotLeader
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	end, ok := s.granted[id]
@@ -158,6 +171,43 @@ func (s *solo) Remaining(_ context.Context, id lease.ID) (time.Duration, error) 
 	}
 	return time.Until(end), nil
 }
+
+// Change takes the change through the log's form, as raft would.
+func (s *solo) Change(_ context.Context, c member.Change) error {
+	if s.refuse != nil {
+		return s.refuse
+	}
+	s.changes = append(s.changes, c)
+	_, err := s.apply(state.Entry{Change: c.Entry(1)})
+	return err
+}
+
+func (s *solo) Progress(context.Context) (map[member.ID]uint64, error) {
+	if s.leader.Load() != soloID {
+		return nil, replica.ErrNotLeader
+	}
+	return s.matches, nil
+}
+
+// join makes members that have a name, and a URL made of it.
+func (s *solo) join(names ...string) {
+	for _, name := range names {
+		s.add(member.Member{ID: idOf(name), Name: name, PeerURLs: []string{"http://" + name + ":1"}})
+	}
+}
+
+func (s *solo) add(m member.Member) {
+	c := member.Change{Type: raftpb.ConfChangeAddNode, ID: m.ID, Member: m}
+	if m.Learner {
+		c.Type = raftpb.ConfChangeAddLearnerNode
+	}
+	if _, err := s.apply(state.Entry{Change: c.Entry(1)}); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// idOf is the ID of a member whose name is one letter.
+func idOf(name string) member.ID { return member.ID(name[0]) }
 
 func (s *solo) Transfer(context.Context, member.ID) error { return replica.ErrTimeoutTransfer }
 
@@ -201,7 +251,7 @@ func serving(t testing.TB, s *solo, o Options, dial ...grpc.DialOption) (*grpc.C
 		t.Fatal(err)
 	}
 	a := New(o, Parts{
-		Member: s, Hub: s.hub, Store: s.file, Cluster: 0xc1, ID: soloID,
+		Member: s, Peers: s.peers, Hub: s.hub, Store: s.file, Cluster: 0xc1, ID: soloID,
 		Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(),
 	})
 	ctx, cancel := context.WithCancel(context.Background())

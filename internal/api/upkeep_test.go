@@ -15,6 +15,8 @@ import (
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/proto"
+
+	"kvd/internal/member"
 )
 
 func TestALeaseFromGrantToRevoke(t *testing.T) {
@@ -183,6 +185,12 @@ func TestLeadershipAndDowngrades(t *testing.T) {
 	}
 	_, err := maintenance.MoveLeader(t.Context(), &pb.MoveLeaderRequest{TargetID: 5})
 	refuses(t, err, codes.FailedPrecondition, "etcdserver: bad leader transferee")
+	s.add(member.Member{ID: idOf("l"), Learner: true})
+	_, err = maintenance.MoveLeader(t.Context(), &pb.MoveLeaderRequest{TargetID: uint64(idOf("l"))})
+	refuses(t, err, codes.FailedPrecondition, "etcdserver: bad leader transferee")
+	s.join("a")
+	_, err = maintenance.MoveLeader(t.Context(), &pb.MoveLeaderRequest{TargetID: uint64(idOf("a"))})
+	refuses(t, err, codes.Unknown, "etcdserver: request timed out, leader transfer took too long")
 	s.leader.Store(5)
 	_, err = maintenance.MoveLeader(t.Context(), &pb.MoveLeaderRequest{TargetID: 5})
 	refuses(t, err, codes.FailedPrecondition, "etcdserver: not leader")
@@ -197,9 +205,13 @@ func TestLeadershipAndDowngrades(t *testing.T) {
 	_, err = down(pb.DowngradeRequest_ENABLE, "3.5")
 	refuses(t, err, codes.InvalidArgument, "etcdserver: invalid downgrade target version")
 	must(down(pb.DowngradeRequest_CANCEL, ""))(t)
-	if m := must(down(pb.DowngradeRequest_VALIDATE, "3.6.9"))(t); m.Version != "3.7" {
-		t.Errorf("validate answers %v", m)
+	for _, target := range []string{"3.6.9", "3.6", "3.6.0-rc.1", "3.6.0+fips"} {
+		if m := must(down(pb.DowngradeRequest_VALIDATE, target))(t); m.Version != "3.7" {
+			t.Errorf("validate %s answers %v", target, m)
+		}
 	}
+	_, err = down(pb.DowngradeRequest_VALIDATE, "3.6-rc")
+	refuses(t, err, codes.InvalidArgument, "etcdserver: wrong downgrade target version format")
 	must(down(pb.DowngradeRequest_ENABLE, "3.6"))(t)
 	status := must(maintenance.Status(t.Context(), &pb.StatusRequest{}))(t)
 	if !status.DowngradeInfo.Enabled || status.DowngradeInfo.TargetVersion != "3.6.0" {
@@ -211,6 +223,15 @@ func TestLeadershipAndDowngrades(t *testing.T) {
 	if m := must(maintenance.Status(t.Context(), &pb.StatusRequest{}))(t); m.DowngradeInfo.Enabled {
 		t.Errorf("the job is %v", m.DowngradeInfo)
 	}
+}
+
+func TestNothingIsGoneBackFromWithoutAClusterVersion(t *testing.T) {
+	maintenance := pb.NewMaintenanceClient(serve(t, newStranger(t), Options{}))
+	for _, action := range []pb.DowngradeRequest_DowngradeAction{pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_ENABLE} {
+		_, err := maintenance.Downgrade(t.Context(), &pb.DowngradeRequest{Action: action, Version: "3.6"})
+		refuses(t, err, codes.FailedPrecondition, "etcdserver: cluster version not found during downgrade")
+	}
+	must(maintenance.Downgrade(t.Context(), &pb.DowngradeRequest{Action: pb.DowngradeRequest_CANCEL}))(t)
 }
 
 func TestMembersHealthAndWhatIsNotServed(t *testing.T) {

@@ -82,17 +82,27 @@ func (o *Options) resolveURL(ctx context.Context, text string) (string, error) {
 		}
 		o.Logger.Info("resolved URL Host", "url", text, "host", u.Host, "resolved-addr", address.String())
 	}
-	u.Host = net.JoinHostPort(address.Unmap().String(), u.Port())
+	u.Host = net.JoinHostPort(address.Unmap().String(), u.Port()) // two spellings of an address are one
 	return u.String(), nil
 }
 
+// Resolver finds hosts and services; *net.Resolver is one.
+type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+	LookupSRV(ctx context.Context, service, proto, name string) (string, []*net.SRV, error)
+}
+
 // lookUp insists: at boot the name service may come up after this process.
+// Where a host has several addresses, the first counts.
 func (o *Options) lookUp(ctx context.Context, host string) (netip.Addr, error) {
 	o.Progress("resolving " + host)
 	for {
-		address, err := o.Resolve(ctx, host)
+		all, err := o.Resolver.LookupNetIP(ctx, "ip", host)
+		if err == nil && len(all) > 0 {
+			return all[0].Unmap(), nil
+		}
 		if err == nil {
-			return address, nil
+			err = fmt.Errorf("lookup %s: it has no address", host)
 		}
 		o.Logger.Warn("failed to resolve URL Host", "host", host, "retry-interval", resolvePause, "error", err)
 		select {
@@ -101,15 +111,6 @@ func (o *Options) lookUp(ctx context.Context, host string) (netip.Addr, error) {
 		case <-time.After(resolvePause):
 		}
 	}
-}
-
-// resolve asks the system.
-func resolve(ctx context.Context, host string) (netip.Addr, error) {
-	all, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	return all[0], nil // a look-up without an address is an error
 }
 
 // without returns those of all that are not among others, sorted.

@@ -3,6 +3,7 @@ package bootstrap
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -17,12 +18,7 @@ func pid() string { return strconv.Itoa(os.Getpid()) }
 
 func TestTheClusterMustKnowThisMember(t *testing.T) {
 	names := map[string]string{"n1.example": "10.0.0.1", "also.example": "10.0.0.1", "n2.example": "10.0.0.2"}
-	find := func(_ context.Context, host string) (netip.Addr, error) {
-		if text, ok := names[host]; ok {
-			return netip.ParseAddr(text)
-		}
-		return netip.Addr{}, errors.New("no such host")
-	}
+	find := hosts(names)
 	for _, c := range []struct {
 		name       string
 		cluster    []Seed
@@ -63,10 +59,10 @@ func TestTheClusterMustKnowThisMember(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "data")
 			synctest.Test(t, func(t *testing.T) {
-				o := Options{DataDir: dir, Name: "n1", Cluster: c.cluster, Advertised: strings.Split(c.advertised, ","), Resolve: find}
+				o := Options{DataDir: dir, Name: "n1", Cluster: c.cluster, Advertised: strings.Split(c.advertised, ","), Resolver: find}
 				o.complete()
 				began := time.Now()
-				_, err := o.founders(t.Context())
+				_, err := o.birth(t.Context())
 				switch {
 				case c.want == "" && err != nil, c.want != "" && (!errors.Is(err, ErrCluster) || !strings.Contains(err.Error(), c.want)):
 					t.Errorf("%v\nwant %s", err, c.want)
@@ -79,7 +75,7 @@ func TestTheClusterMustKnowThisMember(t *testing.T) {
 				return
 			}
 			o := alone(dir)
-			o.Cluster, o.Advertised, o.Resolve = c.cluster, strings.Split(c.advertised, ","), find
+			o.Cluster, o.Advertised, o.Resolver = c.cluster, strings.Split(c.advertised, ","), find
 			if _, err := Open(t.Context(), o); !errors.Is(err, ErrCluster) {
 				t.Errorf("%v", err)
 			}
@@ -88,6 +84,22 @@ func TestTheClusterMustKnowThisMember(t *testing.T) {
 			}
 		})
 	}
+}
+
+// hosts is a name service of addresses alone.
+type hosts map[string]string
+
+func (h hosts) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
+	text, ok := h[host]
+	if !ok {
+		return nil, errors.New("no such host")
+	}
+	a, err := netip.ParseAddr(text)
+	return []netip.Addr{a}, err
+}
+
+func (h hosts) LookupSRV(context.Context, string, string, string) (string, []*net.SRV, error) {
+	return "", nil, errors.New("no such service")
 }
 
 // seed reads name=URL pairs.

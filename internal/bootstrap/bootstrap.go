@@ -11,8 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
+	"net"
 	"path/filepath"
+	"time"
 
 	"kvd/internal/member"
 	"kvd/internal/state"
@@ -28,7 +29,8 @@ var (
 	// ErrInconsistent says that log and database do not fit together.
 	ErrInconsistent = errors.New("log and database do not fit together")
 	// ErrCluster says that the options describe no cluster that this member
-	// could begin. Nothing has been written.
+	// could begin or be part of: starting again without changing them is of no
+	// use. Nothing has been written.
 	ErrCluster = errors.New("the initial cluster cannot be used")
 	// ErrVersion says that another version wrote the database in a way that
 	// this one does not know.
@@ -50,6 +52,17 @@ type Options struct {
 	Cluster    []Seed   // the initial cluster, this member included
 	Advertised []string // this member's peer URLs, as it tells them to others
 	Token      string
+	Existing   bool      // the initial cluster runs already: join it
+	SRV        SRV       // takes the place of Cluster
+	Discovery  Discovery // takes the place of Cluster and Token
+
+	// ForceNew makes a cluster of this member alone out of the log that is there.
+	ForceNew bool
+
+	// Peers asks the other members; nil: they cannot be reached.
+	Peers Peers
+	// RequestTimeout is how long another member may take to tell its version; 7 s.
+	RequestTimeout time.Duration
 
 	Store   store.Options
 	Log     wal.Options
@@ -59,8 +72,8 @@ type Options struct {
 	// it before the member starts. 0: none are.
 	DefragmentFrom int64
 
-	// Resolve finds an address of a host; nil: the system's resolver.
-	Resolve func(ctx context.Context, host string) (netip.Addr, error)
+	// Resolver finds hosts and services; nil: the system's.
+	Resolver Resolver
 
 	Logger *slog.Logger // nil: no logging
 	// Progress is told what is being waited for, in words for an operator. May
@@ -75,8 +88,14 @@ func (o *Options) complete() {
 	if o.Progress == nil {
 		o.Progress = func(string) {}
 	}
-	if o.Resolve == nil {
-		o.Resolve = resolve
+	if o.Resolver == nil {
+		o.Resolver = net.DefaultResolver
+	}
+	if o.Peers == nil {
+		o.Peers = nobody{}
+	}
+	if o.RequestTimeout == 0 {
+		o.RequestTimeout = requestTimeout
 	}
 	o.Log.Log = o.Logger
 }
@@ -86,6 +105,10 @@ type Member struct {
 	ID      member.ID
 	Cluster member.ClusterID
 	New     bool // this was its first start
+	// Remotes are the members of the cluster that this one has joined and knows
+	// nothing of yet, itself included: it is they who contact it, and it must be
+	// able to answer. Empty once the log has entries.
+	Remotes []member.Member
 	Log     *wal.Log
 	Store   *store.File
 	Machine *state.Machine
@@ -123,8 +146,8 @@ func (o *Options) walDir() string {
 func (o Options) Exists() (bool, error) { return hasLog(o.walDir()) }
 
 // Open locks the data directory and opens its member; an empty directory
-// becomes a new member of the initial cluster. It gives up between two steps
-// when ctx ends.
+// becomes a new one. To discover the others may take as long as they do to come.
+// It gives up between two steps when ctx ends.
 func Open(ctx context.Context, o Options) (_ *Member, err error) {
 	o.complete()
 	defer func() { err = Explain(err) }()
@@ -139,9 +162,9 @@ func Open(ctx context.Context, o Options) (_ *Member, err error) {
 	if err != nil {
 		return nil, err
 	}
-	var born *founders
+	var born *birth
 	if !old {
-		if born, err = o.founders(ctx); err != nil {
+		if born, err = o.comeToBe(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -173,7 +196,10 @@ func Open(ctx context.Context, o Options) (_ *Member, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return m, m.loadMachine(ctx, &o)
+	if err := m.loadMachine(ctx, &o); err != nil {
+		return nil, err
+	}
+	return m, m.checkMembers(&o)
 }
 
 // abandon closes what a failed Open has opened; its failure is the one that

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -85,8 +87,8 @@ func (o *Options) lookAround() {
 		return // it is about to be made, or to be refused
 	}
 	for _, e := range entries {
-		switch e.Name() {
-		case "member", "proxy", "fixtures", "lost+found":
+		switch name := e.Name(); {
+		case slices.Contains([]string{"member", "proxy", "fixtures", "lost+found", rejoinFile}, name), strings.HasPrefix(name, AsidePrefix):
 		default:
 			o.Logger.Warn("found invalid file under data directory", "filename", e.Name(), "data-dir", o.DataDir)
 		}

@@ -28,7 +28,7 @@ func TestADatabaseOlderThanTheLogIsRefused(t *testing.T) {
 	live(t, o, 0, 3)
 	mark(t, o, 3)
 	must(t, os.WriteFile(o.storePath(), old, 0o600))
-	refused(t, o, ErrInconsistent, o.storePath(), "ends at 1", "behind entry 3", "put the newer database back")
+	refused(t, o, ErrInconsistent, o.storePath(), "ends at 1", "behind entry 3", "put the newer database")
 }
 
 func TestADatabaseNewerThanTheLogIsRefused(t *testing.T) {

@@ -139,6 +139,7 @@ func TestEveryOptionOfEtcdHasItsDefault(t *testing.T) {
 		"bootstrap-defrag-threshold-megabytes": "0", "compaction-sleep-interval": "10ms",
 		"downgrade-check-time": "5s", "snapshot-catchup-entries": "5000",
 		"quota-backend-bytes": "2147483648", "backend-batch-limit": "10000", // what 0 means
+		"corrupt-check-time": "10m", // on
 	}
 	gone := []string{"discovery", "discovery-proxy"} // in the help, and refused by etcd
 	defaults := mustLoad(t, sources{})
@@ -192,7 +193,7 @@ func TestDefaultsAreTyped(t *testing.T) {
 	if len(c.NotYet()) != 0 {
 		t.Errorf("not yet: %v", c.NotYet())
 	}
-	if !c.Gates.On(FastLeaseKeepAlive) || c.Gates.On(InitialCorruptCheck) {
+	if !c.Gates.On(FastLeaseKeepAlive) || !c.Gates.On(InitialCorruptCheck) || !c.Gates.On(LeaseCheckpoint) || c.Gates.On(LeaseCheckpointPersist) {
 		t.Error("gates")
 	}
 }
@@ -373,10 +374,6 @@ func TestForeignVariablesAreOnlyWarnedOf(t *testing.T) {
 
 func TestWhatThisVersionCannotDoIsNamed(t *testing.T) {
 	for name, args := range map[string][]string{
-		"initial-cluster":            {"--initial-cluster=default=http://127.0.0.1:1,b=http://127.0.0.1:2"},
-		"initial-cluster-state":      {"--initial-cluster-state=existing"},
-		"discovery-endpoints":        {"--discovery-endpoints=a:1", "--discovery-token=t"},
-		"discovery-srv":              {"--discovery-srv=example.com"},
 		"auth-token":                 {"--auth-token=jwt,pub-key=a,sign-method=RS256"},
 		"enable-distributed-tracing": {"--enable-distributed-tracing"},
 		"listen-client-urls": {
@@ -384,20 +381,36 @@ func TestWhatThisVersionCannotDoIsNamed(t *testing.T) {
 			"--advertise-client-urls=http://127.0.0.1:1", "--cert-file=a", "--key-file=b",
 		},
 	} {
-		c := mustLoad(t, sources{args: args})
-		texts, atBirth := c.NotYet(), c.NotYetAtBirth()
-		if strings.HasPrefix(name, "initial-") || strings.HasPrefix(name, "discovery-") {
-			texts, atBirth = atBirth, texts
-		}
-		if len(atBirth) != 0 {
-			t.Errorf("%v: also %q", args, atBirth)
-		}
+		texts := mustLoad(t, sources{args: args}).NotYet()
 		if len(texts) != 1 || !strings.HasPrefix(texts[0], name+" (flag --"+name+"): ") {
 			t.Errorf("%v: %q", args, texts)
 		}
 	}
-	if texts := mustLoad(t, sources{args: []string{"--feature-gates=AllAlpha=true"}}).NotYet(); len(texts) != 0 {
-		t.Errorf("AllAlpha: %q", texts)
+	for _, args := range []string{
+		"--feature-gates=AllAlpha=true",
+		"--initial-cluster=default=http://127.0.0.1:1,b=http://127.0.0.1:2",
+		"--initial-cluster-state=existing",
+		"--discovery-endpoints=a:1 --discovery-token=t",
+		"--discovery-srv=example.com --discovery-srv-name=x",
+		"--force-new-cluster",
+	} {
+		if texts := mustLoad(t, sources{args: strings.Fields(args)}).NotYet(); len(texts) != 0 {
+			t.Errorf("%s: %q", args, texts)
+		}
+	}
+}
+
+// TestDiscoveryTakesTheInitialClustersPlace: its default would be a second way
+// to find the others.
+func TestDiscoveryTakesTheInitialClustersPlace(t *testing.T) {
+	for _, args := range []string{
+		"--discovery-srv=example.com", "--discovery-srv-name=x", "--discovery-endpoints=a:1,b:2 --discovery-token=t",
+		"--name=n1 --discovery-srv=example.com", "--name=n1 --discovery-endpoints=a:1 --discovery-token=t",
+	} {
+		c := mustLoad(t, sources{args: strings.Fields(args)})
+		if len(c.Cluster.Initial.Members) != 0 {
+			t.Errorf("%s: %v", args, c.Cluster.Initial)
+		}
 	}
 }
 

@@ -30,10 +30,7 @@ func Check(args, environ []string, readFile func(string) ([]byte, error)) (text 
 		return usage(), 0
 	}
 	if c != nil {
-		verdict.File, verdict.Warnings, verdict.NotYet = c.File, slices.Clone(c.Warnings), c.NotYet()
-		for _, reason := range c.NotYetAtBirth() { // whether there is a member is not looked at here
-			verdict.Warnings = append(verdict.Warnings, "not possible without a member in the data directory: "+reason)
-		}
+		verdict.File, verdict.Warnings, verdict.NotYet = c.File, c.Warnings, c.NotYet()
 		verdict.Valid = len(verdict.NotYet) == 0
 	}
 	if !verdict.Valid {
@@ -82,7 +79,12 @@ func Explain(args, environ []string, readFile func(string) ([]byte, error)) (tex
 		if o.is(outside) {
 			continue
 		}
-		rows = append(rows, row{string(o.section), o.name, o.shown(o.bind(c).text()), c.Origin(o.name).String()})
+		v := o.bind(c)
+		text := v.text()
+		if e, ok := v.(interface{ effective() string }); ok {
+			text = e.effective()
+		}
+		rows = append(rows, row{string(o.section), o.name, o.shown(text), c.Origin(o.name).String()})
 	}
 	if asJSON {
 		return toJSON(struct {

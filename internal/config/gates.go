@@ -29,8 +29,16 @@ const (
 	allBeta  Gate = "AllBeta"
 )
 
-// beta gates are on unless switched off, the others off unless switched on.
+// beta says at which of its two stages etcd has a gate. There, beta gates are
+// on unless switched off, the others off unless switched on.
 func beta(g Gate) bool { return g == FastLeaseKeepAlive || g == TxnModeWriteWithSharedBuffer }
+
+// standard says whether a gate is on when nothing is said about it. That
+// members agree is checked here, and not hoped for, and a lease does not start
+// anew with each leader.
+func standard(g Gate) bool {
+	return beta(g) || g == CompactHashCheck || g == InitialCorruptCheck || g == LeaseCheckpoint
+}
 
 func knownGates() []Gate {
 	return []Gate{
@@ -63,7 +71,7 @@ func (g Gates) On(gate Gate) bool {
 	if all, ok := g.set[allAlpha]; ok && !beta(gate) {
 		return all
 	}
-	return beta(gate)
+	return standard(gate)
 }
 
 // GateState is where one gate stands.
@@ -124,6 +132,18 @@ func (g gates) text() string {
 	slices.Sort(pairs)
 	return strings.Join(pairs, ",")
 }
+
+// effective is every gate that is on.
+func (g gates) effective() string {
+	var on []string
+	for _, gate := range knownGates() {
+		if g.to.On(gate) {
+			on = append(on, string(gate)+"=true")
+		}
+	}
+	return strings.Join(on, ",")
+}
+
 func (gates) want() string { return "list of GATE=true or GATE=false" }
 
 // toml also takes a table of booleans.

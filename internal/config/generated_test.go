@@ -71,11 +71,7 @@ func TestCheckAnswersForTheDaemon(t *testing.T) {
 		{nil, 0, "the configuration is valid (" + DefaultFile + ")\n"},
 		{[]string{"--max-wals=x"}, ExitStatus, "fault: flag --max-wals: "},
 		{[]string{"--enable-distributed-tracing"}, ExitStatus, "not possible: enable-distributed-tracing (flag --enable-distributed-tracing)"},
-		{
-			[]string{"--initial-cluster-state=existing"},
-			0,
-			"warning: not possible without a member in the data directory: initial-cluster-state (flag --initial-cluster-state)",
-		},
+		{[]string{"--initial-cluster-state=existing"}, 0, "the configuration is valid"},
 		{[]string{"--max-snapshots=1"}, 0, "warning: max-snapshots is deprecated"},
 		{[]string{"--help"}, 0, "Usage:"},
 	} {

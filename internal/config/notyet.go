@@ -3,37 +3,14 @@ package config
 import "fmt"
 
 // missing is something an operator can ask for that this version of kvd
-// cannot do.
+// cannot do. A row goes when its part is there.
 type missing struct {
 	option string
 	asked  func(c *Config) bool
 	reason string
 }
 
-// missingAtBirth is what a new member cannot do yet. One that exists ignores
-// these options. A row goes when its part is there.
-func missingAtBirth() []missing {
-	return []missing{
-		{
-			"initial-cluster", func(c *Config) bool { return len(c.Cluster.Initial.Members) > 1 },
-			"this version runs clusters of one member",
-		},
-		{
-			"initial-cluster-state", func(c *Config) bool { return c.Cluster.State == "existing" },
-			"this version cannot join a cluster",
-		},
-		{
-			"discovery-endpoints", func(c *Config) bool { return len(c.Discovery.Endpoints) > 0 },
-			"this version cannot discover a cluster",
-		},
-		{
-			"discovery-srv", func(c *Config) bool { return c.Discovery.SRVDomain != "" || c.Discovery.SRVName != "" },
-			"this version cannot discover a cluster",
-		},
-	}
-}
-
-// missingParts is what no member can do yet.
+// missingParts is what cannot be done yet.
 func missingParts() []missing {
 	return []missing{
 		{
@@ -54,15 +31,9 @@ func missingParts() []missing {
 // NotYet returns what was asked for and this version of kvd cannot do, each
 // with the reason. A daemon must refuse to start on it: an option that is
 // silently ignored is worse than one that is missing.
-func (c *Config) NotYet() []string { return c.askedOf(missingParts()) }
-
-// NotYetAtBirth is the same of what is asked of a new member. A member that
-// exists ignores these options, as in etcd.
-func (c *Config) NotYetAtBirth() []string { return c.askedOf(missingAtBirth()) }
-
-func (c *Config) askedOf(parts []missing) []string {
+func (c *Config) NotYet() []string {
 	var texts []string
-	for _, m := range parts {
+	for _, m := range missingParts() {
 		if m.asked(c) {
 			texts = append(texts, fmt.Sprintf("%s (%s): %s", m.option, c.Origin(m.option), m.reason))
 		}

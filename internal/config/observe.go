@@ -22,10 +22,8 @@ func (c *Config) observe() {
 	if c.Given("v2-deprecation") {
 		c.warn("v2-deprecation has no effect")
 	}
-	for _, name := range []string{"backend-batch-limit", "initial-election-tick-advance"} {
-		if c.Given(name) {
-			c.warn("%s has no effect: kvd does not need it", name)
-		}
+	if c.Given("backend-batch-limit") {
+		c.warn("backend-batch-limit has no effect: kvd does not need it")
 	}
 	if c.Store.QuotaBytes > muchQuota {
 		c.warn("quota-backend-bytes %d is more than the suggested maximum of %d", c.Store.QuotaBytes, int64(muchQuota))

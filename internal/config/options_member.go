@@ -39,7 +39,7 @@ func memberOptions() []*option {
 		},
 		{
 			name: "initial-election-tick-advance", section: sectionMember, standard: "true",
-			help: "Accepted and of no effect: a member alone elects itself at once.",
+			help: "Do not wait a whole election timeout at a start when the other members turn out to be up.",
 			bind: func(c *Config) value { return boolean{&c.Raft.InitialTickAdvance} },
 		},
 		{
@@ -149,7 +149,7 @@ func memberOptions() []*option {
 		},
 		{
 			name: "feature-gates", section: sectionMember, values: "list of GATE=true or GATE=false",
-			help: "Switches of features that are not final: " + gateNames() + ".",
+			help: "Switches of features that are not final: " + gateNames() + ". Unlike in etcd, CompactHashCheck, InitialCorruptCheck and LeaseCheckpoint are on unless switched off.",
 			bind: func(c *Config) value { return gates{&c.Gates} },
 		},
 	}

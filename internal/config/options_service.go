@@ -106,13 +106,13 @@ func observeOptions() []*option {
 func featureOptions() []*option {
 	return []*option{
 		{
-			name: "corrupt-check-time", section: sectionFeatures, standard: "0s",
-			help: "Time between two checks that all members hold the same data (0 means never).",
+			name: "corrupt-check-time", section: sectionFeatures, standard: "10m",
+			help: "Time between two checks that all members hold the same data (0 means never; etcd's default is 0). After a check the leader rests at least 20 times as long as it took.",
 			bind: func(c *Config) value { return duration{&c.Checks.CorruptInterval} },
 		},
 		{
 			name: "compact-hash-check-time", section: sectionFeatures, standard: "1m",
-			help: "Time between two checks of the hashes that members computed at a compaction.",
+			help: "Time between two checks of the hashes that members computed at a compaction, unless gate CompactHashCheck is off.",
 			bind: func(c *Config) value { return duration{&c.Checks.CompactHashInterval} },
 		},
 		{

@@ -145,6 +145,12 @@ func clusterRules() []rule {
 			}
 			return "", ""
 		}},
+		{[]string{"discovery-cert", "discovery-key"}, func(c *Config) (string, string) {
+			if (c.Discovery.CertFile != "") != (c.Discovery.KeyFile != "") {
+				return fmt.Sprintf("KeyFile and CertFile must both be present[key: %v, cert: %v]", c.Discovery.KeyFile, c.Discovery.CertFile), ""
+			}
+			return "", ""
+		}},
 	}
 }
 

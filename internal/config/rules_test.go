@@ -83,6 +83,20 @@ var broken = []struct {
 		"--initial-cluster a=http://a:1 --discovery-srv x", "flag --initial-cluster",
 		`multiple discovery or bootstrap flags are set. Choose one of "initial-cluster", "discovery-endpoints" or "discovery-srv"`,
 	},
+	{
+		"--initial-cluster a=http://a:1 --discovery-endpoints a:1 --discovery-token t", "flag --initial-cluster",
+		"multiple discovery or bootstrap flags are set.",
+	},
+	{"--discovery-srv x --discovery-endpoints a:1 --discovery-token t", "flag --discovery-endpoints", "multiple discovery or bootstrap flags are set."},
+	{"--discovery-endpoints a:1", "flag --discovery-endpoints", "both --discovery-token and --discovery-endpoints must be set"},
+	{
+		"--discovery-endpoints a:1 --discovery-token t --discovery-cert c", "flag --discovery-cert",
+		"KeyFile and CertFile must both be present[key: , cert: c]",
+	},
+	{
+		"--discovery-endpoints a:1 --discovery-token t --discovery-key k", "flag --discovery-key",
+		"KeyFile and CertFile must both be present[key: k, cert: ]",
+	},
 	{"--discovery-token t", "flag --discovery-token", "both --discovery-token and --discovery-endpoints must be set"},
 	{"--discovery-endpoints a:1,, --discovery-token t", "flag --discovery-endpoints", "--discovery-endpoints must not contain empty endpoints"},
 	// Raft.
@@ -139,7 +153,7 @@ var broken = []struct {
 	},
 	{"--enable-distributed-tracing --distributed-tracing-sampling-rate 1000001", "flag --distributed-tracing-sampling-rate", "must be less than 1000000"},
 	{
-		"--feature-gates LeaseCheckpointPersist=true", "flag --feature-gates",
+		"--feature-gates LeaseCheckpoint=false,LeaseCheckpointPersist=true", "flag --feature-gates",
 		"enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint",
 	},
 	{"--compact-hash-check-time 0", "flag --compact-hash-check-time", "--compact-hash-check-time must be >0 (set to 0s)"},

@@ -17,14 +17,20 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.etcd.io/raft/v3/raftpb"
 
 	"kvd/internal/api"
 	"kvd/internal/bootstrap"
 	"kvd/internal/config"
 	"kvd/internal/gateway"
+	"kvd/internal/member"
 	"kvd/internal/mvcc"
+	"kvd/internal/peer"
 	"kvd/internal/replica"
 	"kvd/internal/sd"
+	"kvd/internal/state"
+	"kvd/internal/store"
+	"kvd/internal/upkeep"
 	"kvd/internal/vfs"
 	"kvd/internal/watch"
 )
@@ -58,17 +64,24 @@ type running struct {
 	registry *prometheus.Registry
 	metrics  *replica.Metrics
 
-	ports   ports
-	web     *gateway.Gateway
-	opened  *bootstrap.Member
-	replica *replica.Replica
-	hub     *watch.Hub
-	crew    *crew
+	ports     ports
+	peerFiles config.Certificates // of connections between members, those that it made itself included
+	web       *gateway.Gateway
+	opened    *bootstrap.Member
+	replica   *replica.Replica
+	transport *peer.Transport
+	hub       *watch.Hub
+	upkeep    *upkeep.Upkeep
+	crew      *crew
+	gone      chan struct{} // this member has applied its own removal; of one
+	joined    bool          // it was ready once
 
 	services *api.API // made before live is set
 
 	live  atomic.Pointer[replica.Replica] // replica, for any goroutine; nil until it is made
 	phase atomic.Value                    // string: the last status; for any goroutine
+	// corrupt says that this member is alarmed as corrupt; for any goroutine.
+	corrupt atomic.Bool
 }
 
 const (
@@ -85,7 +98,7 @@ const (
 func Run(ctx context.Context, in Inputs) error {
 	m := &running{
 		in: in, config: in.Config, log: in.Log.Logger, notify: in.Notifier,
-		registry: prometheus.NewRegistry(), crew: newCrew(),
+		registry: prometheus.NewRegistry(), crew: newCrew(), gone: make(chan struct{}, 1),
 	}
 	m.phase.Store("starting")
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -93,9 +106,6 @@ func Run(ctx context.Context, in Inputs) error {
 		m.log.Warn(w)
 	}
 	if err := possible(in.Config); err != nil {
-		return err
-	}
-	if err := m.possibleAtBirth(); err != nil {
 		return err
 	}
 	if err := m.listen(ctx); err != nil {
@@ -110,7 +120,19 @@ func Run(ctx context.Context, in Inputs) error {
 	if err := m.assemble(); err != nil {
 		return m.retreat(ctx, errors.Join(err, m.opened.Close()))
 	}
-	if err := m.serve(ctx); err != nil {
+	if err := m.checkStart(ctx, m.others()); err != nil {
+		return m.retreat(ctx, errors.Join(err, m.opened.Close()))
+	}
+	err := m.serve(ctx)
+	var removed *RemovedError
+	if errors.As(err, &removed) {
+		m.log.Error("server error", "error", err)
+		if m.joined { // it was removed in this life: an end in order, of which nothing is left to do
+			err = nil
+		}
+		return errors.Join(err, m.stop(context.WithoutCancel(ctx)))
+	}
+	if err != nil {
 		err = bootstrap.Explain(err)
 		m.log.LogAttrs(ctx, slog.LevelError, "the member failed", message(messageFailed), slog.Any("error", err))
 		m.status("failed: " + err.Error())
@@ -121,28 +143,12 @@ func Run(ctx context.Context, in Inputs) error {
 
 // possible refuses options that this version cannot honour: ignoring them would
 // be worse.
-func possible(c *config.Config) error { return refuse(c.NotYet()) }
-
-func refuse(missing []string) error {
+func possible(c *config.Config) error {
+	missing := c.NotYet()
 	if len(missing) == 0 {
 		return nil
 	}
 	return &ConfigError{fmt.Errorf("options that this version of kvd cannot honour yet: %s", strings.Join(missing, "; "))}
-}
-
-// possibleAtBirth is possible for the options that only make a new member. One
-// that exists ignores them, as etcd does: they stay in unit files for ever.
-func (m *running) possibleAtBirth() error {
-	missing := m.config.NotYetAtBirth()
-	if len(missing) == 0 {
-		return nil
-	}
-	exists, err := bootstrap.Options{DataDir: m.config.Member.DataDir, WALDir: m.config.Member.WALDir}.Exists()
-	if err != nil || !exists {
-		return errors.Join(err, refuse(missing))
-	}
-	m.log.Info("the member exists already; ignoring what would make a new one", "options", missing)
-	return nil
 }
 
 // retreat ends a start that did not come to a member. One that was told to stop
@@ -161,6 +167,7 @@ func (m *running) retreat(ctx context.Context, err error) error {
 func (m *running) stop(ctx context.Context) error {
 	m.notify.Stopping("stopping") //nolint:errcheck // systemd sees the end in any case
 	m.log.LogAttrs(ctx, slog.LevelInfo, "stopping", message(messageStopping))
+	m.handOver(ctx)
 	m.crew.stop(func(name string) { m.progress("stopping: " + name) })
 	var err error
 	select {
@@ -208,6 +215,7 @@ func (m *running) assemble() (err error) {
 		Retention:        replica.Retention{Window: c.Compaction.Window, Revisions: c.Compaction.Revisions},
 		LeaseCheckpoints: c.Gates.On(config.LeaseCheckpoint),
 		RevokesFirst:     c.Gates.On(config.PriorityRequest),
+		AdvanceTicks:     c.Raft.InitialTickAdvance,
 		SlowApply:        c.Store.WarnApply,
 	}, replica.Parts{
 		Member:  uint64(m.opened.ID),
@@ -215,16 +223,34 @@ func (m *running) assemble() (err error) {
 		Store:   m.opened.Store,
 		Machine: m.opened.Machine,
 		SnapDir: m.opened.SnapDir,
-		// The hub needs the replica's view first; nothing is published before Run.
-		Publish: func(view *mvcc.View, rev int64, events []*mvcc.Event) { m.hub.Publish(view, rev, events) },
-		Logger:  m.log,
-		Metrics: m.metrics,
+		Load: func(open func() (store.Reader, error)) (*state.Machine, error) {
+			return m.opened.Load(context.Background(), open)
+		},
+		// Transport and hub need the replica first; they are not asked before Run.
+		Send:         func(ms []*raftpb.Message) { m.transport.Send(ms) },
+		SendSnapshot: func(message *raftpb.Message, image *store.Copy) { m.transport.SendSnapshot(message, image) },
+		Members:      m.follow,
+		Connected:    func() int { return m.transport.Connected() },
+		Linked: func(id member.ID, since time.Time) bool {
+			active := m.transport.ActiveSince(id)
+			return !active.IsZero() && !active.After(since)
+		},
+		Replaced: func() { m.hub.Reset() },
+		Publish:  func(view *mvcc.View, rev int64, events []*mvcc.Event) { m.hub.Publish(view, rev, events) },
+		Logger:   m.log,
+		Metrics:  m.metrics,
 	})
 	if err != nil {
 		return err
 	}
 	m.hub = watch.New(watch.Options{}, func() *mvcc.View { return m.replica.View().Keys }, m.log, m.registry)
 	m.services = m.newServices()
+	if err := m.newTransport(); err != nil {
+		return err
+	}
+	if m.upkeep, err = m.newUpkeep(m.others()); err != nil {
+		return err
+	}
 	if err := m.register(); err != nil {
 		return err
 	}

@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kvd/internal/store"
 	"kvd/internal/vfs"
 )
 
@@ -305,22 +304,27 @@ func TestAStopThatCannotWriteIsAFailure(t *testing.T) {
 	}
 }
 
-func TestAMemberOfALargerClusterIsRefused(t *testing.T) {
+// TestForceNewClusterFreesAMember: the others of its cluster never come.
+func TestForceNewClusterFreesAMember(t *testing.T) {
 	dir := t.TempDir()
-	d := start(t, flags(dir)...)
+	trio := "--initial-cluster=n1=http://127.0.0.1:2,n2=http://127.0.0.1:3,n3=http://127.0.0.1:4"
+	d := run(t, Inputs{Config: configured(t, flags(dir, trio)...)})
+	d.log.wait(t, "now serving peer/client/metrics", 0)
 	must(t, d.stop(t))
-	db, err := store.Open(filepath.Join(dir, "member", "snap", "db"), store.Options{})
-	must(t, err)
-	reader, err := db.Read()
-	must(t, err)
-	at := reader.Stamp()
-	reader.Close()
-	rows := &store.Batch{}
-	rows.Put(store.Members, []byte("1234"), []byte(`{"id":4660,"peerURLs":["http://127.0.0.1:9"],"name":"n2"}`))
-	must(t, errors.Join(db.Commit(at, rows), db.Close()))
-	d = run(t, Inputs{Config: configured(t, flags(dir)...)})
-	if err := d.wait(t); err == nil || !strings.Contains(err.Error(), "a cluster of 2 members") {
-		t.Errorf("%v", err)
+	for range 2 { // the option may stay
+		d = start(t, flags(dir, trio, "--force-new-cluster")...)
+		c := d.dial(t)
+		must(t, put(t, c, "k", "v"))
+		list, err := c.MemberList(t.Context())
+		must(t, err)
+		if len(list.Members) != 1 || list.Members[0].PeerURLs[0] != "http://127.0.0.1:2" || list.Members[0].Name != "n1" {
+			t.Errorf("members %v", list.Members)
+		}
+		must(t, d.stop(t))
+	}
+	d = start(t, flags(dir)...)
+	if got := get(t, d.dial(t), "k"); got != "v" {
+		t.Errorf("k is %q", got)
 	}
 }
 
@@ -329,7 +333,6 @@ func TestWhatCannotBeHonouredIsAConfigurationError(t *testing.T) {
 		args []string
 		part string
 	}{
-		{[]string{"--initial-cluster-state=existing"}, "initial-cluster-state"},
 		{[]string{"--enable-distributed-tracing"}, "enable-distributed-tracing"},
 		{[]string{"--initial-cluster=n1=http://127.0.0.1:3"}, "--initial-cluster has n1=http://127.0.0.1:3 but missing from"},
 		{[]string{"--initial-cluster=n2=http://127.0.0.1:2"}, `couldn't find local name "n1"`},

@@ -10,6 +10,7 @@ const (
 	messageFailed   = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c03"
 	messageReloaded = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c04"
 	messageRefused  = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c05"
+	messageCorrupt  = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c06"
 )
 
 // message marks a log record with its MESSAGE_ID.

@@ -8,7 +8,6 @@ import "github.com/prometheus/client_golang/prometheus"
 func registerAbsent(registry prometheus.Registerer) {
 	for _, c := range []struct{ name, help string }{
 		{"etcd_server_heartbeat_send_failures_total", "Heartbeats to other members that were late."},
-		{"etcd_server_learner_promote_successes", "Learners that were promoted while this member led."},
 		{"etcd_debugging_store_expires_total", "Keys of the v2 store that have run out; there is no v2 store."},
 		{"etcd_debugging_store_watch_requests_total", "Watches on the v2 store; there is no v2 store."},
 		{"etcd_grpc_proxy_events_coalescing_total", "Events that a gRPC proxy has joined; this is no proxy."},

@@ -69,7 +69,7 @@ func TestMetricsFollowTheMember(t *testing.T) {
 		`etcd_debugging_mvcc_compact_revision`:                                                -1,
 		`etcd_debugging_mvcc_keys_total`:                                                      0,
 		`etcd_server_feature_enabled{name="FastLeaseKeepAlive",stage="BETA"}`:                 1,
-		`etcd_server_feature_enabled{name="InitialCorruptCheck",stage="ALPHA"}`:               0,
+		`etcd_server_feature_enabled{name="InitialCorruptCheck",stage="ALPHA"}`:               1,
 		`etcd_server_request_duration_seconds_count{success="true",type="ClusterVersionSet"}`: 1,
 		`etcd_server_heartbeat_send_failures_total`:                                           0,
 		`etcd_snap_db_fsync_duration_seconds_count`:                                           0,

@@ -2,10 +2,8 @@ package daemon
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"strconv"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -97,20 +95,4 @@ func (m *running) raftStatus() any {
 		"id": hex(s.Member), "term": s.Term, "commit": s.Commit, "lead": hex(s.Leader),
 		"raftState": s.State.String(), "applied": s.Applied,
 	}
-}
-
-// peerMux is what other members and their tools may ask of one member.
-func (m *running) peerMux(g *gateway.Gateway) http.Handler {
-	mux := http.NewServeMux()
-	g.Peer(mux)
-	mux.HandleFunc("GET /members", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("X-Etcd-Cluster-ID", m.opened.Cluster.String())
-		w.Header().Set("Content-Type", "application/json")
-		members := m.replica.View().Members.Members()
-		if members == nil {
-			members = []member.Member{}
-		}
-		json.NewEncoder(w).Encode(members) //nolint:errcheck // the asker has gone
-	})
-	return mux
 }

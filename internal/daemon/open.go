@@ -1,9 +1,9 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"net/url"
 	"slices"
@@ -27,9 +27,14 @@ func (m *running) open(ctx context.Context) error {
 		member *bootstrap.Member
 		err    error
 	}
+	client, err := m.newPeerClient()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
 	done := make(chan result, 1)
 	go func() {
-		member, err := bootstrap.Open(ctx, m.bootOptions())
+		member, err := bootstrap.Open(ctx, m.bootOptions(client))
 		done <- result{member, err}
 	}()
 	extend := time.NewTicker(extendBy / 3)
@@ -61,7 +66,7 @@ func (m *running) open(ctx context.Context) error {
 	}
 }
 
-func (m *running) bootOptions() bootstrap.Options {
+func (m *running) bootOptions(peers bootstrap.Peers) bootstrap.Options {
 	c := m.config
 	return bootstrap.Options{
 		DataDir:    c.Member.DataDir,
@@ -70,6 +75,13 @@ func (m *running) bootOptions() bootstrap.Options {
 		Cluster:    seeds(c.Cluster.Initial),
 		Advertised: texts(c.Advertise.Peer),
 		Token:      c.Cluster.Token,
+		Existing:   c.Cluster.State == "existing",
+		SRV:        bootstrap.SRV{Domain: c.Discovery.SRVDomain, Suffix: c.Discovery.SRVName},
+		Discovery:  discovery(c.Discovery),
+		ForceNew:   c.Unsafe.ForceNewCluster,
+		Peers:      peers,
+		// etcd gives a request 5 s, and time for an election before and after.
+		RequestTimeout: 5*time.Second + 2*c.Raft.ElectionTimeout,
 		Store: store.Options{
 			NoSync:        c.Unsafe.NoFsync,
 			FreelistArray: c.Store.FreelistType == "array",
@@ -81,7 +93,7 @@ func (m *running) bootOptions() bootstrap.Options {
 		Machine: state.Options{
 			Keys:        mvcc.Options{CacheBytes: c.Store.ValueCacheBytes},
 			MinLeaseTTL: minLeaseTTL(c.Raft),
-			MaxLearners: c.Cluster.MaxLearners,
+			MaxLearners: cmp.Or(c.Cluster.MaxLearners, -1), // 0 is none
 		},
 		DefragmentFrom: int64(c.Store.DefragAtStartMiB) << 20,
 		Logger:         m.log,
@@ -89,18 +101,11 @@ func (m *running) bootOptions() bootstrap.Options {
 	}
 }
 
-// admit looks at whose data was opened. A member of a larger cluster would wait
-// for a leader for ever, as this version has nothing to reach the others with.
+// admit looks at whose data was opened: a member that was removed has no place
+// to come back to.
 func (m *running) admit() error {
-	if n := len(m.opened.Machine.View().Members.Members()); n > 1 {
-		cut := ""
-		if m.config.Unsafe.ForceNewCluster {
-			cut = ", and cannot yet cut a member out of its cluster (force-new-cluster)"
-		}
-		return errors.Join(
-			fmt.Errorf("%s belongs to a cluster of %d members, and this version of kvd runs clusters of one%s; nothing has been changed in it", m.config.Member.DataDir, n, cut),
-			m.opened.Close(),
-		)
+	if m.opened.Machine.Members().Removed(m.opened.ID) {
+		return errors.Join(m.removed(), m.opened.Close())
 	}
 	start := "restarting local member"
 	if m.opened.New {
@@ -109,6 +114,17 @@ func (m *running) admit() error {
 	m.log.Info(start, "local-member-id", m.opened.ID.String(), "cluster-id", m.opened.Cluster.String(),
 		"name", m.config.Member.Name, "data-dir", m.config.Member.DataDir)
 	return nil
+}
+
+func discovery(d config.Discovery) bootstrap.Discovery {
+	return bootstrap.Discovery{
+		Endpoints: d.Endpoints, Token: d.Token,
+		DialTimeout: d.DialTimeout, RequestTimeout: d.RequestTimeout,
+		KeepAliveTime: d.KeepAliveTime, KeepAliveTimeout: d.KeepAliveTimeout,
+		InsecureTransport: d.InsecureTransport, InsecureSkipVerify: d.InsecureSkipVerify,
+		CertFile: d.CertFile, KeyFile: d.KeyFile, CAFile: d.CAFile,
+		User: d.User, Password: d.Password,
+	}
 }
 
 // minLeaseTTL is the least lease that outlives an election, in seconds: one and

@@ -42,6 +42,7 @@ func (m *running) listen(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	m.peerFiles = peer
 	peers := m.security(peer, listen.HTTP)
 	peers.CheckRemote = !c.PeerTLS.SkipSANCheck
 	for _, r := range []struct {

@@ -62,6 +62,9 @@ func waiting(s replica.Status, first uint64) string {
 // standing says in a line how a member that serves is doing.
 func (m *running) standing() string {
 	s := m.replica.Status()
+	if m.corrupt.Load() {
+		return "CORRUPT: its data is not what the other members hold; replace it with 'kvd member rejoin'"
+	}
 	role := "no leader"
 	switch {
 	case s.Leading():

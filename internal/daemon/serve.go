@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"kvd/internal/config"
 	"kvd/internal/gateway"
 	"kvd/internal/listen"
+	"kvd/internal/replica"
 )
 
 // serve starts everything, waits until the member has joined, and then until
@@ -21,6 +23,7 @@ func (m *running) serve(ctx context.Context) error {
 	m.crew.start("watch hub", m.hub.Run)
 	m.servePeers()
 	m.serveClients()
+	m.crew.start("upkeep", m.upkeep.Run)
 	c := m.config
 	m.log.Info("now serving peer/client/metrics", "local-member-id", m.opened.ID.String(),
 		"initial-advertise-peer-urls", texts(c.Advertise.Peer), "listen-peer-urls", addresses(m.ports.peer),
@@ -42,19 +45,25 @@ func (m *running) serve(ctx context.Context) error {
 	report := newReport(m)
 	look := time.NewTicker(report.interval())
 	defer look.Stop()
-	var reload <-chan Reread // only a member that is ready can become ready again
+	var leave <-chan time.Time // once this member was removed
+	var reload <-chan Reread   // only a member that is ready can become ready again
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case err := <-m.crew.failed:
 			return err
+		case <-m.gone:
+			leave = time.After(removalGrace)
+		case <-leave:
+			return m.removed()
 		case err := <-joined:
 			waiting = false
 			if err != nil && ctx.Err() == nil {
-				return err
+				return m.reasonOf(err)
 			}
 			if err == nil {
+				m.joined = true
 				m.ready(ctx)
 				reload = m.in.Reload
 				report.ready = true
@@ -69,6 +78,23 @@ func (m *running) serve(ctx context.Context) error {
 		}
 	}
 }
+
+// reasonOf waits for what has stopped the replica, which is why it refuses.
+func (m *running) reasonOf(err error) error {
+	if !errors.Is(err, replica.ErrStopped) {
+		return err
+	}
+	select {
+	case failed := <-m.crew.failed:
+		return failed
+	case <-time.After(reasonGrace):
+		return err
+	}
+}
+
+// reasonGrace is how long a replica that fails may take to say why: it gives its
+// disk some time.
+const reasonGrace = 5 * time.Second
 
 // ready tells everybody that the member serves.
 func (m *running) ready(ctx context.Context) {
@@ -104,7 +130,7 @@ func (m *running) sayTraffic(to listen.Ports, traffic string) {
 // newServices makes the services; they are served later.
 func (m *running) newServices() *api.API {
 	return api.New(m.apiOptions(), api.Parts{
-		Member: m.replica, Hub: m.hub, Store: m.opened.Store,
+		Member: m.replica, Peers: distant{m}, Hub: m.hub, Store: m.opened.Store,
 		Cluster: m.opened.Cluster, ID: m.opened.ID, Log: m.log, Registry: m.registry,
 	})
 }
@@ -136,6 +162,7 @@ func (m *running) apiOptions() api.Options {
 		ProgressInterval: c.Watch.ProgressInterval,
 		SlowRequest:      c.Limits.WarnUnary,
 		Election:         c.Raft.ElectionTimeout,
+		Strict:           c.Cluster.StrictReconfig,
 		KeepAliveMin:     c.GRPC.KeepAliveMinTime,
 		KeepAlive:        c.GRPC.KeepAliveInterval,
 		KeepAliveTimeout: c.GRPC.KeepAliveTimeout,
@@ -144,22 +171,22 @@ func (m *running) apiOptions() api.Options {
 	}
 }
 
-// servePeers answers on the peer ports.
-func (m *running) servePeers() {
-	m.serveHTTP("peers", m.peerMux(m.web), listeners(m.ports.peer))
-}
-
 // serveMetrics answers on the metrics ports, which say how far a start has come.
 func (m *running) serveMetrics() {
 	m.serveHTTP("metrics", m.web.Metrics(), listeners(m.ports.metrics))
 }
 
-func (m *running) serveHTTP(name string, handler http.Handler, on []net.Listener) {
+// serveHTTP answers on listeners. Fit, if given, makes the server fit for what is
+// asked there.
+func (m *running) serveHTTP(name string, handler http.Handler, on []net.Listener, fit ...func(*http.Server)) {
 	if len(on) == 0 {
 		return
 	}
 	prepare := func(server *http.Server) {
 		listen.KeepTLS(server)
+		for _, f := range fit {
+			f(server)
+		}
 		server.ErrorLog = slog.NewLogLogger(m.log.Handler(), slog.LevelDebug)
 	}
 	m.crew.start(name, func(ctx context.Context) error { return gateway.Serve(ctx, handler, prepare, on...) })

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"testing"
 
@@ -56,7 +57,7 @@ func BenchmarkDecode(b *testing.B) {
 			for b.Loop() {
 				dec := k.decoder(newSource(bytes.NewReader(wire), 1<<20), 1, 2)
 				for {
-					if _, err := dec.next(); err == io.EOF {
+					if _, err := dec.next(); errors.Is(err, io.EOF) {
 						break
 					} else if err != nil {
 						b.Fatal(err)

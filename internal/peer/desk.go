@@ -218,6 +218,9 @@ func (t *Transport) timeToLive(w http.ResponseWriter, r *http.Request) {
 		refuseLease(w, err, http.StatusInternalServerError)
 		return
 	}
+	if answer.Header == nil {
+		answer.Header = &pb.ResponseHeader{} // an etcd fills it in, and ends if there is none
+	}
 	answerLease(w, answer, wrap)
 }
 

@@ -56,8 +56,12 @@ func (p *peer) postSnapshot(m *raftpb.Message, image *store.Copy) {
 	p.t.raft.SnapshotSent(p.id, true)
 }
 
-// postImage posts message and image, and waits for as long as the receiver needs
-// to make them safe.
+// settleTimeout is how long a receiver may take to make safe what it has got. The
+// entries behind the image stay in memory as long.
+const settleTimeout = 10 * time.Minute
+
+// postImage posts message and image, and waits until the receiver has made them
+// safe.
 func (p *peer) postImage(m *raftpb.Message, image *store.Copy) error {
 	head, err := frames{}.message(nil, m)
 	if err != nil {
@@ -74,6 +78,8 @@ func (p *peer) postImage(m *raftpb.Message, image *store.Copy) error {
 			err = fmt.Errorf("the image has %d bytes instead of %d", n, image.Size())
 		}
 		to.CloseWithError(err)
+		settled := time.AfterFunc(settleTimeout, cancel)
+		context.AfterFunc(ctx, func() { settled.Stop() })
 	}()
 	err = p.submit(ctx, "/raft/snapshot", "application/octet-stream", io.MultiReader(bytes.NewReader(head), from))
 	from.CloseWithError(context.Canceled) // an answer may have come before all was read

@@ -26,12 +26,26 @@ type switchboard struct {
 	lines map[uint64]*Replica
 
 	damage func(*bytes.Buffer) // of snapshots on their way
+	alone  map[uint64]bool     // cut off from the others
+}
+
+// isolate cuts a member off, or lets it back.
+func (s *switchboard) isolate(id uint64, cut bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.alone == nil {
+		s.alone = map[uint64]bool{}
+	}
+	s.alone[id] = cut
 }
 
 func (s *switchboard) send(ms []*raftpb.Message) {
 	for _, m := range ms {
 		s.mu.Lock()
 		to := s.lines[m.GetTo()]
+		if s.alone[m.GetTo()] != s.alone[m.GetFrom()] {
+			to = nil
+		}
 		s.mu.Unlock()
 		if to != nil {
 			to.Deliver(proto.Clone(m).(*raftpb.Message))
@@ -288,6 +302,49 @@ func TestTimeoutBlamesALeaderThatWasLost(t *testing.T) {
 		if err := r.timeoutOf(elected.Add(-ago)); !errors.Is(err, want) {
 			t.Errorf("begun %v before the election: %v, want %v", ago, err, want)
 		}
+	}
+}
+
+func TestTimeoutBlamesAConnectionThatWasLost(t *testing.T) {
+	r := newHome(t).open(t)
+	defer r.log.Close()
+	defer r.store.Close()
+	at := time.Now()
+	links := map[member.ID]time.Time{2: at, 3: at}
+	r.parts.Linked = func(id member.ID, since time.Time) bool {
+		from, ok := links[id]
+		return ok && from.Before(since)
+	}
+	machine := r.parts.Machine
+	for _, id := range []member.ID{self, 2, 3} {
+		index, _ := machine.Applied()
+		machine.Apply(state.Entry{Index: index + 1, Term: 1, Change: member.Change{ID: id, Member: member.Member{ID: id}}.Entry(1)})
+	}
+	r.view.Store(machine.View())
+	if n := len(r.View().Members.Members()); n != 3 {
+		t.Fatalf("%d members, want 3", n)
+	}
+	for _, c := range []struct {
+		leader uint64
+		after  time.Duration
+		want   error
+	}{
+		{0, -time.Minute, ErrTimeout},
+		{2, time.Second, ErrTimeout},
+		{2, -time.Second, ErrTimeoutConnection}, // it was connected later than the proposal was made
+		{9, time.Second, ErrTimeoutConnection},
+		{self, time.Second, ErrTimeout},
+		{self, -time.Second, ErrTimeoutConnection},
+	} {
+		r.standing.Store(&standing{leader: c.leader, since: at.Add(-time.Hour)})
+		if err := r.timeoutOf(at.Add(c.after)); !errors.Is(err, c.want) {
+			t.Errorf("leader %d, %v: %v, want %v", c.leader, c.after, err, c.want)
+		}
+	}
+	delete(links, 3) // two of three are enough
+	r.standing.Store(&standing{leader: self})
+	if err := r.timeoutOf(at.Add(time.Second)); !errors.Is(err, ErrTimeout) {
+		t.Errorf("with two of three: %v", err)
 	}
 }
 

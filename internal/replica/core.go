@@ -135,9 +135,14 @@ func (c *Core) SnapshotSent(id uint64, ok bool) {
 }
 
 // Progress visits the last entry that each member is known to have, this one's
-// included. Only a leader knows any.
+// included; 0 while it waits for a snapshot. Only a leader knows any.
 func (c *Core) Progress(visit func(id, match uint64)) {
-	c.node.WithProgress(func(id uint64, _ raft.ProgressType, p tracker.Progress) { visit(id, p.Match) })
+	c.node.WithProgress(func(id uint64, _ raft.ProgressType, p tracker.Progress) {
+		if p.State == tracker.StateSnapshot {
+			p.Match = 0
+		}
+		visit(id, p.Match)
+	})
 }
 
 // Work is what raft wants done. Send may go out at once. Append and Apply are
@@ -198,3 +203,18 @@ func (c *Core) Electing() bool {
 func (c *Core) Alone() bool {
 	return c.Electing() && len(c.conf.GetLearners()) == 0 && len(c.conf.GetLearnersNext()) == 0
 }
+
+// Standing is where raft stands.
+type Standing struct {
+	Leader, Term    uint64
+	Commit, Applied uint64
+	State           raft.StateType
+}
+
+// Standing is where raft stands, as of the last Work.
+func (c *Core) Standing() Standing {
+	return Standing{Leader: c.leader, Term: c.term, Commit: c.commit, Applied: c.applied, State: c.state}
+}
+
+// Voters are the members that have a vote.
+func (c *Core) Voters() []uint64 { return c.conf.GetVoters() }

@@ -81,7 +81,7 @@ func (h *health) stalled() time.Duration {
 		stalled = l.now.Sub(h.oldest)
 	}
 	applied := l.r.applied.Load()
-	if applied != h.applied || applied >= l.handed {
+	if applied != h.applied || applied >= l.handed || l.r.installing.Load() {
 		h.applied, h.idle = applied, l.now
 	}
 	return max(stalled, l.now.Sub(h.idle)/4)

@@ -57,7 +57,7 @@ func TestLeaderWithAHangingDiskIsReplaced(t *testing.T) {
 		stalled[i].Store(true)
 		defer stalled[i].Store(false)
 	}
-	go leader.put("during", "v") //nolint:errcheck // its disk hangs; another may commit it
+	go leader.put("during", "v") // its disk hangs; another may commit it
 	eventually(t, "another leads", func() bool { return rest[0].Status().Leading() || rest[1].Status().Leading() })
 	rest[0].mustPut("after", "v")
 	eventually(t, "the old leader follows", func() bool { return !leader.Status().Leading() })

@@ -129,6 +129,8 @@ func (a *applier) install(s *raftpb.Snapshot) error {
 	a.r.log.Info("applying snapshot", "current-applied-index", a.r.applied.Load(), "incoming-leader-snapshot-index", index)
 	a.r.metrics.snapApplying.Inc()
 	defer a.r.metrics.snapApplying.Dec()
+	a.r.installing.Store(true)
+	defer a.r.installing.Store(false)
 	began := time.Now()
 	var next *state.Machine
 	path := filepath.Join(a.r.parts.SnapDir, snapDBName(index))

@@ -221,7 +221,7 @@ func (m *Metrics) request(r *state.Request, err error, took time.Duration) {
 // machine said.
 func unanswered(err error) bool {
 	for _, reason := range []error{
-		ErrStopped, ErrTooManyRequests, ErrTooLarge, ErrTimeout, ErrTimeoutLeaderFailed,
+		ErrStopped, ErrTooManyRequests, ErrTooLarge, ErrTimeout, ErrTimeoutLeaderFailed, ErrTimeoutConnection,
 		context.Canceled, context.DeadlineExceeded,
 	} {
 		if errors.Is(err, reason) {

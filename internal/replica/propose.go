@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -133,12 +134,13 @@ func (r *Replica) Flush(ctx context.Context) error {
 // Deliver takes a message from another member.
 func (r *Replica) Deliver(m *raftpb.Message) { r.intake.deliver(m) }
 
-// Pulse returns when loop and applier have both taken notice of the call; during
-// a defragmentation, which may make the applier wait, when the loop has.
+// Pulse returns when loop and applier have both taken notice of the call; when
+// the loop has, while the applier may be busy for long: during a defragmentation
+// or while a snapshot is taken over.
 func (r *Replica) Pulse(ctx context.Context) error {
 	_, err := ask(ctx, r, func(_ *loop, reply reply[struct{}]) {
-		if r.flusher.defragmenting.Load() {
-			reply(struct{}{}, nil) // the applier may have to wait for it, and that is no fault
+		if r.flusher.defragmenting.Load() || r.installing.Load() {
+			reply(struct{}{}, nil) // that is no fault
 			return
 		}
 		r.applier.queue.put(order{pulse: func() { reply(struct{}{}, nil) }})
@@ -193,11 +195,36 @@ func ask[T any](ctx context.Context, r *Replica, f func(*loop, reply[T])) (T, er
 	}
 }
 
+// ErrTimeoutConnection is ErrTimeout when those were not connected on whom the
+// proposal depended.
+var ErrTimeoutConnection = errors.New("request timed out, possibly due to connection lost")
+
 // timeoutOf says which error a proposal of start gets when its time is up.
 func (r *Replica) timeoutOf(start time.Time) error {
-	since := r.standing.Load().since
-	if !since.IsZero() && start.Before(since) && start.After(since.Add(-2*r.options.Election)) {
+	at := r.standing.Load()
+	if !at.since.IsZero() && start.Before(at.since) && start.After(at.since.Add(-2*r.options.Election)) {
 		return ErrTimeoutLeaderFailed
 	}
+	if at.leader != 0 && !r.linked(member.ID(at.leader), start) {
+		return ErrTimeoutConnection
+	}
 	return ErrTimeout
+}
+
+// linked reports whether the leader, or a quorum if this member leads, has been
+// connected since then.
+func (r *Replica) linked(leader member.ID, since time.Time) bool {
+	if r.parts.Linked == nil {
+		return true
+	}
+	if leader != member.ID(r.parts.Member) {
+		return r.parts.Linked(leader, since)
+	}
+	members, connected := r.view.Load().Members.Members(), 0
+	for _, m := range members {
+		if m.ID == leader || r.parts.Linked(m.ID, since) {
+			connected++
+		}
+	}
+	return connected > len(members)/2
 }

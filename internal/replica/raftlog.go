@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
 	"kvd/internal/store"
@@ -113,3 +114,6 @@ func (l raftLogger) Panicf(format string, v ...any) {
 	}
 	panic("raft: " + fmt.Sprintf(format, v...))
 }
+
+// StorageOf is the log as raft starts from it, with a store at entry applied.
+func StorageOf(l *wal.Log, applied uint64) raft.Storage { return lifted{l, applied} }

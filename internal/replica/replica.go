@@ -150,6 +150,9 @@ type Parts struct {
 	Members func(member.View)
 	// Connected is how many other members are connected now. May be nil.
 	Connected func() int
+	// Linked reports whether another member has been connected all the time
+	// since then. Timeouts say so if not. May be nil.
+	Linked func(id member.ID, since time.Time) bool
 	// Load reads a machine from a store that another member has sent; Store will
 	// be that store when rows are read later.
 	Load func(open func() (store.Reader, error)) (*state.Machine, error)
@@ -187,6 +190,8 @@ type Replica struct {
 	// hears of another member.
 	alone atomic.Bool
 	ran   atomic.Bool
+	// installing says that the applier takes over a snapshot, which may take long.
+	installing atomic.Bool
 	// receiving keeps snapshots of two leaders from being saved at once.
 	receiving sync.Mutex
 }
@@ -228,7 +233,7 @@ func New(o Options, p Parts) (*Replica, error) {
 		p.Publish = func(*mvcc.View, int64, []*mvcc.Event) {}
 	}
 	if p.SendSnapshot == nil {
-		p.SendSnapshot = func(_ *raftpb.Message, image *store.Copy) { image.Close() } //nolint:errcheck // only read
+		p.SendSnapshot = func(_ *raftpb.Message, image *store.Copy) { image.Close() }
 	}
 	if p.Members == nil {
 		p.Members = func(member.View) {}

@@ -110,6 +110,9 @@ func (m *Machine) setVersion(index uint64, r *membershippb.ClusterVersionSetRequ
 // setStorageVersion makes the layout follow the cluster version, as every etcd
 // member does of its own accord. 3.5 had no such row.
 func (m *Machine) setStorageVersion(v member.Version) {
+	if v == (member.Version{Major: 3}) {
+		return // some member is not known yet: it says nothing of the layout
+	}
 	if v.Compare(member.Version{Major: 3, Minor: 6}) < 0 {
 		m.batch.Delete(store.Meta, []byte(StorageVersion))
 		return

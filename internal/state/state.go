@@ -51,7 +51,7 @@ func (e *UnknownCommandError) Error() string {
 type Options struct {
 	Keys        mvcc.Options
 	MinLeaseTTL int64 // seconds; a shorter lease is granted this; 1
-	MaxLearners int   // 1
+	MaxLearners int   // 1; negative: none
 }
 
 // Machine is the state after some entry of the log.
@@ -104,8 +104,11 @@ type LeaseChange struct {
 func Load(r store.Reader, rows mvcc.Rows, o Options, whole ...*mvcc.Whole) (_ *Machine, err error) {
 	defer store.Catch(&err)
 	m := &Machine{options: o, batch: &store.Batch{}, reads: &reads{}}
-	if m.options.MaxLearners == 0 {
+	switch n := m.options.MaxLearners; {
+	case n == 0:
 		m.options.MaxLearners = 1
+	case n < 0:
+		m.options.MaxLearners = 0
 	}
 	users, err := auth.Load(r)
 	if err != nil {

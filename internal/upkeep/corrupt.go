@@ -219,8 +219,10 @@ func corrupt(v *state.View) (ids []member.ID) {
 
 // observe tells of alarms and of the cluster's version as the view shows them.
 func (u *Upkeep) observe(ctx context.Context) {
-	first := u.member.View()
-	version := first.Members.ClusterVersion()
+	look := time.NewTicker(lookInterval)
+	defer look.Stop()
+	version := u.member.View().Members.ClusterVersion()
+	known := false
 	var told []member.ID
 	for {
 		v := u.member.View()
@@ -229,12 +231,20 @@ func (u *Upkeep) observe(ctx context.Context) {
 			u.metrics.alarmed(now, u.id)
 			u.corrupt(now)
 		}
-		if now := v.Members.ClusterVersion(); now != version {
+		now := v.Members.ClusterVersion()
+		if now != version {
 			u.sayVersion(version, now)
 			version = now
 		}
-		if !pause(ctx, lookInterval) {
+		if now.Known() && !known {
+			known = true
+			close(u.agreed)
+		}
+		select {
+		case <-ctx.Done():
 			return
+		case <-look.C:
+		case <-u.changed:
 		}
 	}
 }

@@ -28,7 +28,7 @@ type Start struct {
 	ID          member.ID
 	View        *state.View // as the member was loaded; all of it is on disk
 	Others      Others
-	AskTimeout  time.Duration       // for a sign of life; members without one are left out; 2 s
+	AskTimeout  time.Duration       // for a sign of life; members without one are left out; 1 s
 	HashTimeout time.Duration       // for a living member's hash; 30 s
 	Log         *slog.Logger        // nil: no logging
 	Progress    func(status string) // told what is waited for; may be nil
@@ -41,7 +41,11 @@ type Start struct {
 func CheckStart(ctx context.Context, s Start) error {
 	s.complete()
 	all := s.View.Members.Members()
-	peers := s.awake(ctx, others(all, s.ID))
+	peers := others(all, s.ID)
+	if len(peers) == 0 {
+		return nil
+	}
+	peers = s.awake(ctx, peers)
 	if ctx.Err() != nil || len(peers) == 0 {
 		s.Log.Info("skipping the initial corruption check: no other member answers")
 		return ctx.Err()
@@ -63,7 +67,7 @@ func CheckStart(ctx context.Context, s Start) error {
 
 func (s *Start) complete() {
 	if s.AskTimeout == 0 {
-		s.AskTimeout = 2 * time.Second
+		s.AskTimeout = time.Second
 	}
 	if s.HashTimeout == 0 {
 		s.HashTimeout = 30 * time.Second
@@ -79,9 +83,7 @@ func (s *Start) complete() {
 
 // awake are the members that answer at all.
 func (s *Start) awake(ctx context.Context, peers []member.Member) (awake []member.Member) {
-	if len(peers) > 0 {
-		s.Progress("looking for other members to compare the data with")
-	}
+	s.Progress("looking for other members to compare the data with")
 	ctx, cancel := context.WithTimeout(ctx, s.AskTimeout)
 	defer cancel()
 	for i, answers := range each(peers, func(m member.Member) bool { _, err := s.Others.Version(ctx, m); return err == nil }) {
@@ -114,7 +116,7 @@ func (s *Start) rule(own Hash, answers []answer, size int) error {
 	}
 	for _, id := range ruling.bad {
 		if id == s.ID {
-			return fmt.Errorf("%s %w: at revision %d it is not what %s hold; replace it with 'kvd member rejoin'",
+			return fmt.Errorf("member %s: %w: at revision %d it is not what %s hold; replace it with 'kvd member rejoin'",
 				s.ID, ErrCorrupt, own.At, strings.Join(differ, ", "))
 		}
 	}

@@ -72,8 +72,11 @@ func (o *Options) complete() error {
 		field    *time.Duration
 		standard time.Duration
 	}{
-		{&o.VersionInterval, 4 * time.Second}, {&o.DowngradeCheck, 5 * time.Second},
-		{&o.AskTimeout, 2 * time.Second}, {&o.HashTimeout, 30 * time.Second}, {&o.RequestTimeout, 7 * time.Second},
+		{&o.VersionInterval, 4 * time.Second},
+		{&o.DowngradeCheck, 5 * time.Second},
+		{&o.AskTimeout, 2 * time.Second},
+		{&o.HashTimeout, 30 * time.Second},
+		{&o.RequestTimeout, 7 * time.Second},
 	} {
 		if *f.field == 0 {
 			*f.field = f.standard
@@ -101,7 +104,14 @@ type Parts struct {
 	// Corrupt is told the members that are alarmed as corrupt whenever they
 	// change, 0 standing for the whole cluster; empty: none is any more. It must
 	// not block. May be nil.
-	Corrupt  func(members []member.ID)
+	Corrupt func(members []member.ID)
+	// Promote asks the leader to give this member, a learner, its vote. It is
+	// called again and again until that is done. Nil: others see to that, or
+	// nobody is to.
+	Promote func(ctx context.Context) error
+	// Joined is told once when this member is in the cluster as it is to be: with
+	// a vote, if Promote is there. May be nil.
+	Joined   func()
 	Log      *slog.Logger          // nil: no logging
 	Registry prometheus.Registerer // nil: not measured
 }
@@ -113,10 +123,14 @@ type Upkeep struct {
 	others  Others
 	id      member.ID
 	corrupt func([]member.ID)
+	promote func(context.Context) error
+	joined  func()
 	log     *slog.Logger
 	metrics *metrics
 
-	nudged  chan struct{} // of one: look at once
+	nudged  chan struct{} // of one: look at the cluster version at once
+	changed chan struct{} // of one: look at the view at once
+	agreed  chan struct{} // closed when the cluster has a version
 	said    said          // owned by versions
 	checked int64         // newest compaction that all members agree on; owned by compactions
 }
@@ -133,9 +147,10 @@ func New(o Options, p Parts) (*Upkeep, error) {
 		p.Corrupt = func([]member.ID) {}
 	}
 	u := &Upkeep{
-		o: o, member: p.Member, others: p.Others, id: p.ID, corrupt: p.Corrupt,
+		o: o, member: p.Member, others: p.Others, id: p.ID, corrupt: p.Corrupt, promote: p.Promote, joined: p.Joined,
 		log: p.Log.With("local-member-id", p.ID.String()), metrics: newMetrics(p.Registry),
-		nudged: make(chan struct{}, 1), said: said{},
+		nudged: make(chan struct{}, 1), changed: make(chan struct{}, 1), agreed: make(chan struct{}),
+		said: said{},
 	}
 	return u, nil
 }
@@ -143,16 +158,28 @@ func New(o Options, p Parts) (*Upkeep, error) {
 // Nudge makes the leader look at the cluster version now, rather than at its
 // next look. For any goroutine.
 func (u *Upkeep) Nudge() {
+	wake(u.nudged)
+	wake(u.changed)
+}
+
+func wake(c chan struct{}) {
 	select {
-	case u.nudged <- struct{}{}:
+	case c <- struct{}{}:
 	default: // it is about to look
 	}
 }
+
+// Agreed is closed when the cluster has a version: before that its members may
+// be without parts of the API. Run must be running.
+func (u *Upkeep) Agreed() <-chan struct{} { return u.agreed }
 
 // Run does the upkeep until ctx ends, and returns nil then. It may be called
 // once. What cannot be done now is logged and tried again.
 func (u *Upkeep) Run(ctx context.Context) error {
 	duties := []func(context.Context){u.versions, u.downgrades, u.observe}
+	if u.promote != nil || u.joined != nil {
+		duties = append(duties, u.arrive)
+	}
 	if u.o.CorruptCheck > 0 {
 		u.log.Info("enabled corruption checking", "interval", u.o.CorruptCheck)
 		duties = append(duties, u.comparisons)

@@ -79,6 +79,7 @@ func (u *Upkeep) agreeOnVersion(ctx context.Context) {
 	if err := u.propose(ctx, set); err != nil && ctx.Err() == nil {
 		u.log.Warn("the cluster version is not set; trying again", "cluster-version", line(to), "error", err)
 	}
+	wake(u.changed)
 }
 
 // decide says which version the cluster should go to; the zero Version: it

@@ -1,11 +1,15 @@
 package upkeep
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
+
 	"kvd/internal/member"
+	"kvd/internal/state"
 )
 
 func parse(t *testing.T, s string) member.Version {
@@ -246,4 +250,64 @@ func TestOptionsThatMakeNoSenseAreRefused(t *testing.T) {
 			t.Errorf("%+v is taken", o)
 		}
 	}
+}
+
+func TestALearnerAsksForItsVoteUntilItHasIt(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		learner bool
+		asks    bool // whether it is to be promoted
+		want    int  // times that it asks
+	}{{"a learner", true, true, 3}, {"a voter", false, true, 0}, {"one that stays a learner", true, false, 0}} {
+		synctest.Test(t, func(t *testing.T) {
+			cluster := newCluster(t, 2)
+			self := member.Member{ID: 3, PeerURLs: []string{"http://n3"}, Learner: c.learner}
+			change := func(kind raftpb.ConfChangeType, promote bool) {
+				cluster.mu.Lock()
+				defer cluster.mu.Unlock()
+				cluster.change(member.Change{Type: kind, ID: self.ID, Member: self, Promote: promote})
+			}
+			newcomer := &fake{c: cluster, id: 3, view: cluster.members[0].view} // knows nothing of itself
+			asked, joined := 0, 0
+			p := Parts{Member: newcomer, Others: cluster, ID: 3, Joined: func() { joined++ }}
+			if c.asks {
+				p.Promote = func(context.Context) error {
+					if asked++; asked < 3 {
+						return errNoAnswer
+					}
+					self.Learner = false
+					change(raftpb.ConfChangeAddNode, true)
+					newcomer.show(cluster.members[0].View())
+					return nil
+				}
+			}
+			u, err := New(Options{}, p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer run(t, u)()
+			sleep(5 * time.Second)
+			synctest.Wait()
+			if asked != 0 || joined != 0 {
+				t.Errorf("%s: asked %d times before it knows of itself", c.name, asked)
+			}
+			kind := raftpb.ConfChangeAddNode
+			if c.learner {
+				kind = raftpb.ConfChangeAddLearnerNode
+			}
+			change(kind, false)
+			newcomer.show(cluster.members[0].View())
+			sleep(10 * time.Second)
+			synctest.Wait()
+			if asked != c.want || joined != 1 {
+				t.Errorf("%s: asked %d times, joined %d", c.name, asked, joined)
+			}
+		})
+	}
+}
+
+func (f *fake) show(v *state.View) {
+	f.c.mu.Lock()
+	defer f.c.mu.Unlock()
+	f.view = v
 }

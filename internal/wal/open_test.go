@@ -230,6 +230,26 @@ func TestResetDropsWhatWasThere(t *testing.T) {
 	ok(t, l.Close())
 }
 
+// The store may ask for a mark just when a leader's snapshot has taken the log
+// further. The simulator found a log that could not be opened any more.
+func TestMarkBehindALeadersSnapshotIsLeftOut(t *testing.T) {
+	_, o := memory(1 << 14)
+	l := must(Create("/wal", testID, o))(t)
+	ok(t, l.Append(hard(1, 0, 17), row(1, 1, 17), true))
+	ok(t, l.Reset(Snapshot{27, 2, testConf}, hard(2, 0, 27)))
+	ok(t, l.MarkSnapshot(Snapshot{17, 1, testConf}))
+	ok(t, l.Append(hard(2, 0, 28), row(2, 28, 28), true))
+	ok(t, l.Close())
+	l = must(Open("/wal", o))(t)
+	if start := l.Start().Index; start != 27 {
+		t.Errorf("starts at %d, want 27", start)
+	}
+	if last, _ := l.LastIndex(); last != 28 {
+		t.Errorf("ends at %d, want 28", last)
+	}
+	ok(t, l.Close())
+}
+
 func TestSecondProcessIsRefused(t *testing.T) {
 	for name, c := range map[string]struct {
 		o   Options

@@ -63,6 +63,7 @@ type Log struct {
 	enc      encoder    // its CRC is that of everything up to offset
 	written  State      // newest state; the view's may be ahead of it after Compact
 	held     bool       // written is not written yet
+	marked   uint64     // entry of the newest snapshot record
 	spare    *spare
 	err      error // why the log is dead; nothing is retried
 }
@@ -169,6 +170,7 @@ func Open(dir string, o Options) (*Log, error) {
 		o: o, dir: dir, identity: p.identity, start: p.start,
 		view:     view{base: position{p.start.Index, p.start.Term}, entries: p.entries, state: p.state, snapshot: p.start.memory()},
 		segments: r.segments[r.first:], offset: r.tail.end, enc: encoder{crc: r.tail.crc}, written: p.state,
+		marked: p.start.Index,
 	}
 	l.spare = prepare(o.Files, dir, o.SegmentBytes)
 	return l, nil
@@ -233,6 +235,9 @@ func (l *Log) MarkSnapshot(s Snapshot) error {
 	if s.Index > 0 && s.ConfState == nil {
 		return fmt.Errorf("mark snapshot at %d: it has no conf state", s.Index)
 	}
+	if s.Index < l.marked {
+		return nil
+	}
 	if s.Index > l.written.Commit {
 		// What was applied is committed. Until a state says so, too, the record
 		// would not be valid.
@@ -245,6 +250,7 @@ func (l *Log) MarkSnapshot(s Snapshot) error {
 	if err := l.flush(); err != nil {
 		return err
 	}
+	l.marked = s.Index
 	return l.release(s.Index)
 }
 
@@ -273,6 +279,7 @@ func (l *Log) Reset(s Snapshot, hs *raftpb.HardState) error {
 	if err := l.flush(); err != nil {
 		return err
 	}
+	l.marked = s.Index
 	l.restart(position{s.Index, s.Term}, l.written, s.memory())
 	return l.release(s.Index)
 }

@@ -211,10 +211,10 @@ func traffic(r *rand.Rand, from, to member.ID, n int) []*raftpb.Message {
 			m.Type, m.RejectHint = kinds[r.IntN(len(kinds))].Enum(), p(uint64(i))
 			if r.IntN(2) == 0 {
 				reject := r.IntN(2) == 0
-				m.Term, m.Reject, m.Context = p(term), &reject, binary(r, 8)
+				m.Term, m.Reject, m.Context = p(term), &reject, noise(r, 8)
 			}
 			if *m.Type == raftpb.MsgProp || *m.Type == raftpb.MsgReadIndex {
-				m.Entries = []*raftpb.Entry{{Data: binary(r, r.IntN(5000))}}
+				m.Entries = []*raftpb.Entry{{Data: noise(r, r.IntN(5000))}}
 			}
 			continue
 		}
@@ -225,13 +225,13 @@ func traffic(r *rand.Rand, from, to member.ID, n int) []*raftpb.Message {
 		m.Term = p(term)
 		for range r.IntN(4) {
 			index++
-			m.Entries = append(m.Entries, &raftpb.Entry{Term: p(term), Index: p(index), Data: binary(r, r.IntN(3000))})
+			m.Entries = append(m.Entries, &raftpb.Entry{Term: p(term), Index: p(index), Data: noise(r, r.IntN(3000))})
 		}
 	}
 	return all
 }
 
-func binary(r *rand.Rand, n int) []byte {
+func noise(r *rand.Rand, n int) []byte {
 	b := make([]byte, n)
 	for i := range b {
 		b[i] = byte(r.Uint32())

@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -42,8 +44,8 @@ type command struct {
 	want []string // lines; "..." stands for anything within one
 }
 
-// sessions reads the blocks that are marked.
-func sessions(t *testing.T, path string) (all []session) {
+// sessions reads the blocks that are marked so.
+func sessions(t *testing.T, path, mark string) (all []session) {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -51,7 +53,7 @@ func sessions(t *testing.T, path string) (all []session) {
 	}
 	lines := strings.Split(string(b), "\n")
 	for i := 0; i < len(lines); i++ {
-		if lines[i] != tested {
+		if lines[i] != mark {
 			continue
 		}
 		if i++; i == len(lines) || lines[i] != "```sh" {
@@ -72,6 +74,20 @@ func sessions(t *testing.T, path string) (all []session) {
 		all = append(all, s)
 	}
 	return all
+}
+
+// A place is an address as a document has it, and where that is here.
+type place struct{ there, here string }
+
+type places []place
+
+// replacers turn a document's addresses into those here, and back.
+func (p places) replacers() (theirs, ours *strings.Replacer) {
+	var to, from []string
+	for _, one := range p {
+		to, from = append(to, one.there, one.here), append(from, one.here, one.there)
+	}
+	return strings.NewReplacer(to...), strings.NewReplacer(from...)
 }
 
 // matches reports whether a line is as the text shows it. Columns are as wide as
@@ -117,12 +133,14 @@ func environment(dir, member string) []string {
 }
 
 // run runs a command and compares what it writes with what the text shows.
-func (c command) run(t *testing.T, file, dir, member string) {
+func (c command) run(t *testing.T, file, dir string, at places, more ...string) {
 	t.Helper()
+	member := at[0].here
+	theirs, ours := at.replacers()
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "bash", "-c", "exec 2>&1; "+strings.ReplaceAll(c.text, address, member))
-	cmd.Dir, cmd.Env = dir, environment(dir, member)
+	cmd := exec.CommandContext(ctx, "bash", "-c", "exec 2>&1; "+theirs.Replace(c.text))
+	cmd.Dir, cmd.Env = dir, append(environment(dir, member), more...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -134,7 +152,7 @@ func (c command) run(t *testing.T, file, dir, member string) {
 	endless := strings.HasSuffix(c.text, untilInterrupt)
 	var got []string
 	for lines := bufio.NewScanner(out); lines.Scan(); {
-		got = append(got, strings.ReplaceAll(lines.Text(), member, address))
+		got = append(got, ours.Replace(lines.Text()))
 		if endless && len(got) == len(c.want) {
 			if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGINT); err != nil {
 				t.Fatal(err)
@@ -158,7 +176,7 @@ func (c command) run(t *testing.T, file, dir, member string) {
 func TestCommandsInTheDocumentsDoAsShown(t *testing.T) {
 	for _, name := range []string{"README.md", "docs/operations.md"} {
 		t.Run(name, func(t *testing.T) {
-			all := sessions(t, filepath.Join("../..", name))
+			all := sessions(t, filepath.Join("../..", name), tested)
 			if len(all) == 0 {
 				t.Fatal("no block is marked as tested")
 			}
@@ -166,10 +184,72 @@ func TestCommandsInTheDocumentsDoAsShown(t *testing.T) {
 			m := oracle.Start(t, oracle.Kvd(t), oracle.Options{Name: "local"})
 			for _, s := range all {
 				for _, c := range s.commands {
-					c.run(t, name, dir, m.Address())
+					c.run(t, name, dir, places{{address, m.Address()}})
 				}
 			}
 		})
+	}
+}
+
+// TestCommandsOnAClusterDoAsShown runs the README's blocks on a cluster of three.
+func TestCommandsOnAClusterDoAsShown(t *testing.T) {
+	c := oracle.StartCluster(t, []oracle.Binary{oracle.Kvd(t)}, oracle.ClusterOptions{
+		Member: func(i int, o *oracle.Options) { o.Name = string(rune('a' + i)) },
+	})
+	var at places
+	var endpoints []string
+	for i, m := range c.Members {
+		at = append(at, place{fmt.Sprintf("127.0.0.1:%d", 2379+10*i), m.Address()},
+			place{fmt.Sprintf("127.0.0.1:%d", 2380+10*i), strings.TrimPrefix(m.PeerURL, "http://")})
+		endpoints = append(endpoints, m.Address())
+	}
+	all := sessions(t, "../../README.md", "<!-- tested on a cluster -->")
+	if len(all) == 0 {
+		t.Fatal("no block is marked")
+	}
+	dir := workshop(t)
+	for _, s := range all {
+		for _, one := range s.commands {
+			one.run(t, "README.md", dir, at, "KVCTL_ENDPOINTS="+strings.Join(endpoints, ","))
+		}
+	}
+}
+
+// TestMakeClusterServes runs what make cluster runs, on other ports.
+func TestMakeClusterServes(t *testing.T) {
+	dir := workshop(t)
+	_, port, err := net.SplitHostPort(oracle.FreeAddress(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "../../tools/cluster", "3")
+	cmd.Env = append(environment(dir, ""), "BIN="+filepath.Join(dir, "bin"), "DIR="+dir, "FIRST="+port)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for i := range 3 {
+		if err := healthy(t, fmt.Sprintf("127.0.0.1:%d", first+10*i), ended); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGINT); err != nil { // as a terminal does
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("Ctrl-C: %v\n%s", err, out.String())
+	}
+	if !strings.Contains(out.String(), "kvctl member list") {
+		t.Errorf("it does not say how to talk to it:\n%s", out.String())
 	}
 }
 

@@ -7,11 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -20,14 +23,23 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// A Member is one server process.
+// A Member is one server, as one process after another. One goroutine at a
+// time may end or restart it; the rest may be used by any.
 type Member struct {
 	Options
 	Binary Binary
 
-	t     testing.TB
+	t    testing.TB
+	log  string // the file that holds what its processes wrote
+	http *http.Client
+
+	mu sync.Mutex // guards what a restart exchanges
+	process
+}
+
+// process is one run of a server.
+type process struct {
 	cmd   *exec.Cmd
-	log   string        // the file that holds what it wrote
 	ended chan struct{} // closed when the process has ended
 }
 
@@ -47,35 +59,16 @@ func launch(t testing.TB, bin Binary, o Options) (*Member, error) {
 	if err := o.complete(t); err != nil {
 		return nil, err
 	}
-	m := &Member{Options: o, Binary: bin, t: t, ended: make(chan struct{})}
+	m := &Member{Options: o, Binary: bin, t: t}
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+		return o.Connect(ctx, address)
+	}}
+	t.Cleanup(transport.CloseIdleConnections)
+	m.http = &http.Client{Transport: transport}
 	m.log = filepath.Join(t.TempDir(), bin.Name+".log")
-	out, err := os.Create(m.log)
-	if err != nil {
+	if err := m.start(); err != nil {
 		return nil, err
 	}
-	defer out.Close()
-	m.cmd = exec.Command(bin.Path, o.flags()...)
-	if len(o.Sockets) > 0 { // they are addressed to a process by its id, which is the shell's here
-		m.cmd = exec.Command("/bin/sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`, bin.Path}, o.flags()...)...)
-	}
-	m.cmd.Stdout, m.cmd.Stderr = out, out
-	m.cmd.Dir = filepath.Dir(m.log) // nothing may land in the tree
-	m.cmd.Env = append(environment(), o.Env...)
-	var names []string
-	for _, s := range o.Sockets {
-		m.cmd.ExtraFiles, names = append(m.cmd.ExtraFiles, s.File), append(names, s.Name)
-	}
-	if len(names) > 0 {
-		m.cmd.Env = append(m.cmd.Env, fmt.Sprintf("LISTEN_FDS=%d", len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
-	}
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := m.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", bin.Name, err)
-	}
-	go func() {
-		m.cmd.Wait() //nolint:errcheck // the exit status is in ProcessState
-		close(m.ended)
-	}()
 	t.Cleanup(func() {
 		m.Kill()
 		if t.Failed() {
@@ -83,6 +76,73 @@ func launch(t testing.TB, bin Binary, o Options) (*Member, error) {
 		}
 	})
 	return m, nil
+}
+
+// start runs the server's program with its options as they are now.
+func (m *Member) start() error {
+	out, err := os.OpenFile(m.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	command := slices.Concat(m.Under, []string{m.Binary.Path}, m.flags())
+	cmd := exec.Command(command[0], command[1:]...)
+	if len(m.Sockets) > 0 { // they are addressed to a process by its id, which is the shell's here
+		cmd = exec.Command("/bin/sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`}, command...)...)
+	}
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Dir = filepath.Dir(m.log) // nothing may land in the tree
+	cmd.Env = append(environment(), m.Env...)
+	var names []string
+	for _, s := range m.Sockets {
+		cmd.ExtraFiles, names = append(cmd.ExtraFiles, s.File), append(names, s.Name)
+	}
+	if len(names) > 0 {
+		cmd.Env = append(cmd.Env, fmt.Sprintf("LISTEN_FDS=%d", len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", m.Binary.Name, err)
+	}
+	p := process{cmd: cmd, ended: make(chan struct{})}
+	go func() {
+		cmd.Wait() //nolint:errcheck // the exit status is in ProcessState
+		close(p.ended)
+	}()
+	m.mu.Lock()
+	m.process = p
+	m.mu.Unlock()
+	return nil
+}
+
+// running returns the process of now.
+func (m *Member) running() process {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.process
+}
+
+// Relaunch starts the member again, once its process has ended, with its
+// options as they are now, and does not wait for it.
+func (m *Member) Relaunch() {
+	m.t.Helper()
+	select {
+	case <-m.Ended():
+	default:
+		m.t.Fatalf("%s %s is to start again while it runs", m.Binary.Name, m.Name)
+	}
+	if err := m.start(); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// Restart is Relaunch that waits until the member is ready.
+func (m *Member) Restart() {
+	m.t.Helper()
+	m.Relaunch()
+	if err := m.Ready(ReadyWithin); err != nil {
+		m.t.Fatalf("restart %s: %v", m.Name, err)
+	}
 }
 
 // environment is ours without what would configure a server.
@@ -103,14 +163,15 @@ func environment() []string {
 func (m *Member) Ready(within time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
+	p := m.running()
 	for {
 		err := m.ready(ctx)
 		if err == nil {
 			return nil
 		}
 		select {
-		case <-m.ended:
-			return fmt.Errorf("%s ended before it was ready: %s", m.Binary.Name, m.cmd.ProcessState)
+		case <-p.ended:
+			return fmt.Errorf("%s ended before it was ready: %s", m.Binary.Name, p.cmd.ProcessState)
 		case <-ctx.Done():
 			return fmt.Errorf("%s is not ready after %s: %w", m.Binary.Name, within, err)
 		case <-time.After(10 * time.Millisecond):
@@ -121,12 +182,16 @@ func (m *Member) Ready(within time.Duration) error {
 // ready asks once, and wants the versions of cluster and storage settled too:
 // until then answers of a fresh server change by themselves.
 func (m *Member) ready(ctx context.Context) error {
-	status, body, err := m.Get(ctx, "/readyz")
+	page := "/readyz"
+	if m.Learner {
+		page = "/livez"
+	}
+	status, body, err := m.Get(ctx, page)
 	if err != nil {
 		return err
 	}
 	if status != http.StatusOK {
-		return fmt.Errorf("/readyz: %d %s", status, body)
+		return fmt.Errorf("%s: %d %s", page, status, body)
 	}
 	if _, body, err = m.Get(ctx, "/version"); err != nil {
 		return err
@@ -146,7 +211,7 @@ func (m *Member) Get(ctx context.Context, path string) (status int, body string,
 	if err != nil {
 		return 0, "", err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := m.http.Do(req)
 	if err != nil {
 		return 0, "", err
 	}
@@ -166,6 +231,7 @@ func (m *Member) Dial(more ...grpc.DialOption) *grpc.ClientConn {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDisableRetry(),
 		grpc.WithDisableServiceConfig(),
+		grpc.WithContextDialer(m.Connect),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30), grpc.MaxCallSendMsgSize(1<<30)),
 	}, more...)...)
 	if err != nil {
@@ -176,10 +242,10 @@ func (m *Member) Dial(more ...grpc.DialOption) *grpc.ClientConn {
 }
 
 // Pid of the process.
-func (m *Member) Pid() int { return m.cmd.Process.Pid }
+func (m *Member) Pid() int { return m.running().cmd.Process.Pid }
 
 // Signal sends a signal to the process.
-func (m *Member) Signal(s syscall.Signal) error { return m.cmd.Process.Signal(s) }
+func (m *Member) Signal(s syscall.Signal) error { return m.running().cmd.Process.Signal(s) }
 
 // Pause stops the process without ending it; Resume lets it go on.
 func (m *Member) Pause() error { return m.Signal(syscall.SIGSTOP) }
@@ -189,13 +255,14 @@ func (m *Member) Resume() error { return m.Signal(syscall.SIGCONT) }
 
 // Kill ends the process at once, as kill -9 does, and waits until it is gone.
 func (m *Member) Kill() {
+	p := m.running()
 	select {
-	case <-m.ended:
+	case <-p.ended:
 		return
 	default:
 	}
-	m.cmd.Process.Kill() //nolint:errcheck // it may have ended just now
-	<-m.ended
+	p.cmd.Process.Kill() //nolint:errcheck // it may have ended just now
+	<-p.ended
 }
 
 // Stop ends the process with SIGTERM and fails the test unless it ends in
@@ -215,7 +282,7 @@ func (m *Member) Stop() {
 }
 
 // Ended is closed when the process has ended.
-func (m *Member) Ended() <-chan struct{} { return m.ended }
+func (m *Member) Ended() <-chan struct{} { return m.running().ended }
 
 // An Exit is how a process ended.
 type Exit struct{ *os.ProcessState }
@@ -229,15 +296,19 @@ func (e Exit) InOrder() bool {
 // Wait returns how the process ended, or an error if it is still there after
 // the time given.
 func (m *Member) Wait(within time.Duration) (Exit, error) {
+	p := m.running()
 	select {
-	case <-m.ended:
-		return Exit{m.cmd.ProcessState}, nil
+	case <-p.ended:
+		return Exit{p.cmd.ProcessState}, nil
 	case <-time.After(within):
 		return Exit{}, fmt.Errorf("%s has not ended after %s", m.Binary.Name, within)
 	}
 }
 
-// Log returns what the process has written so far.
+// LogFile names the file that holds what all processes of the member wrote.
+func (m *Member) LogFile() string { return m.log }
+
+// Log returns what the member has written so far.
 func (m *Member) Log() string {
 	b, err := os.ReadFile(m.log)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

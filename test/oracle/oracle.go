@@ -7,7 +7,9 @@
 package oracle
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,8 +32,19 @@ type Options struct {
 	ClientURL string   // http://127.0.0.1:<free>
 	PeerURL   string   // http://127.0.0.1:<free>
 	Token     string   // kvd-test; the cluster token
+	Cluster   string   // the member alone; name=peerURL,… of all initial members
+	Existing  bool     // it joins a cluster that runs
+	Learner   bool     // it joins without a vote; such a member is never ready, only live
 	Args      []string // more flags, after the ones above
 	Env       []string // more variables, NAME=value
+
+	// Under is a command that runs the server given to it as arguments, in
+	// another network namespace for one; none. It must become the server's process.
+	Under []string
+
+	// Connect opens a connection to the client port where this process cannot
+	// by itself; a plain dial.
+	Connect func(ctx context.Context, address string) (net.Conn, error)
 
 	// Sockets are handed down as systemd does, under these names.
 	Sockets []Socket
@@ -55,6 +68,11 @@ func (o *Options) complete(t testing.TB) error {
 	if o.DataDir == "" {
 		o.DataDir = filepath.Join(t.TempDir(), "data")
 	}
+	if o.Connect == nil {
+		o.Connect = func(ctx context.Context, address string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", address)
+		}
+	}
 	for _, url := range []*string{&o.ClientURL, &o.PeerURL} {
 		if *url == "" {
 			address, err := freeAddress()
@@ -64,11 +82,18 @@ func (o *Options) complete(t testing.TB) error {
 			*url = "http://" + address
 		}
 	}
+	if o.Cluster == "" {
+		o.Cluster = o.Name + "=" + o.PeerURL
+	}
 	return nil
 }
 
 // flags is the one list that serves both servers: kvd accepts etcd's flags.
 func (o *Options) flags() []string {
+	state := "new"
+	if o.Existing {
+		state = "existing"
+	}
 	return append([]string{
 		"--name", o.Name,
 		"--data-dir", o.DataDir,
@@ -76,7 +101,8 @@ func (o *Options) flags() []string {
 		"--advertise-client-urls", o.ClientURL,
 		"--listen-peer-urls", o.PeerURL,
 		"--initial-advertise-peer-urls", o.PeerURL,
-		"--initial-cluster", o.Name + "=" + o.PeerURL,
+		"--initial-cluster", o.Cluster,
+		"--initial-cluster-state", state,
 		"--initial-cluster-token", o.Token,
 	}, o.Args...)
 }

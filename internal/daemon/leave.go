@@ -1,0 +1,84 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"kvd/internal/member"
+)
+
+// removalGrace is how long a member goes on that has applied its own removal, so
+// that the others hear from it that the change is committed.
+const removalGrace = time.Second
+
+// RemovedError says that the cluster has removed this member. Starting it again
+// is of no use.
+type RemovedError struct {
+	Member  member.ID
+	DataDir string
+}
+
+func (e *RemovedError) Error() string {
+	return fmt.Sprintf("member %s has been permanently removed from the cluster; the data-dir used by this member must be removed: "+
+		"move %s away, and add the host as a new member to use it again", e.Member, e.DataDir)
+}
+
+// removed is what ends a member that the cluster does not know any more.
+func (m *running) removed() *RemovedError {
+	return &RemovedError{m.opened.ID, m.config.Member.DataDir}
+}
+
+// follow takes a new membership to who has to know of it: the transport, and
+// this member itself if it is not in it any more.
+func (m *running) follow(v member.View) {
+	m.transport.Follow(v)
+	if v.Removed(m.opened.ID) {
+		select {
+		case m.gone <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// handOver lets another voter lead before this member stops, so that nobody has
+// to wait for an election. It is the one that has been connected the longest.
+func (m *running) handOver(ctx context.Context) {
+	if !m.replica.Status().Leading() {
+		return
+	}
+	var to member.ID
+	var since time.Time
+	voters := 0
+	for _, other := range m.replica.View().Members.Members() {
+		if other.Learner {
+			continue
+		}
+		voters++
+		active := m.transport.ActiveSince(other.ID)
+		if other.ID == m.opened.ID || active.IsZero() {
+			continue
+		}
+		if to == 0 || active.Before(since) {
+			to, since = other.ID, active
+		}
+	}
+	if voters < 2 {
+		return
+	}
+	if to == 0 {
+		m.log.Warn("no other member is connected that could lead; stopping without handing over")
+		return
+	}
+	m.progress("stopping: handing leadership over to " + to.String())
+	began := time.Now()
+	err := m.replica.Transfer(ctx, to)
+	switch {
+	case err == nil:
+		m.log.Info("handed leadership over", "to", to.String(), "took", time.Since(began))
+	case errors.Is(err, context.Canceled):
+	default:
+		m.log.Warn("leadership was not handed over", "to", to.String(), "error", err)
+	}
+}
