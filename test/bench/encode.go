@@ -16,6 +16,8 @@ const (
 	methodTxn         = "/etcdserverpb.KV/Txn"
 	methodWatch       = "/etcdserverpb.Watch/Watch"
 	methodLeaseGrant  = "/etcdserverpb.Lease/LeaseGrant"
+	methodStatus      = "/etcdserverpb.Maintenance/Status"
+	methodMemberAdd   = "/etcdserverpb.Cluster/MemberAdd"
 )
 
 const digits = 8 // of the number at the end of every key
@@ -129,6 +131,11 @@ func appendWatch(b, key, end []byte) []byte {
 // appendLeaseGrant appends a LeaseGrantRequest; the server chooses the ID.
 func appendLeaseGrant(b []byte, seconds int64) []byte {
 	return appendInt(b, 1, seconds)
+}
+
+// appendAddLearner appends a MemberAddRequest.
+func appendAddLearner(b []byte, peerURL string) []byte {
+	return appendInt(appendBytes(b, 1, []byte(peerURL)), 2, 1)
 }
 
 // eachField calls f with every field of a message: v for a varint, body for

@@ -112,6 +112,9 @@ func measure(ctx context.Context, o options, log io.Writer) (*results, error) {
 		return nil, err
 	}
 	err = c.rounds(ctx)
+	if err == nil {
+		err = c.clusterRounds(ctx)
+	}
 	if err == nil && o.wants(restartName) {
 		err = c.restarts(ctx)
 	}
@@ -158,6 +161,12 @@ func (m *measurement) summary() string {
 	}
 	if wall, ok := m.Metrics["start_wall_s"]; ok {
 		return fmt.Sprintf("start %s, resident %s", figure("_s", wall), figure("_mb", m.Metrics[residentAfter]))
+	}
+	if gap, ok := m.Metrics[failOver]; ok {
+		return fmt.Sprintf("fail-over %s, at most %s", figure("_us", gap), figure("_us", m.Metrics[failOverMax]))
+	}
+	if wall, ok := m.Metrics[caughtUp]; ok {
+		return fmt.Sprintf("caught up in %s, puts p99 %s", figure("_s", wall), figure("_us", m.Metrics[latencyTail]))
 	}
 	own, ok := m.Metrics[generatorCPU]
 	if !ok {

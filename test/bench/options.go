@@ -22,6 +22,8 @@ type options struct {
 	duration  time.Duration
 	fillKeys  int
 	settle    time.Duration
+	kills     int
+	learnerMB int
 	quick     bool
 	dir       string
 	out       string
@@ -43,7 +45,9 @@ func parseOptions(args []string, output io.Writer) (options, error) {
 	f.DurationVar(&o.duration, "duration", 4*time.Second, "of each workload in each round")
 	f.IntVar(&o.fillKeys, "fill-keys", 1_000_000, "keys of 256 B for the restart and the memory")
 	f.DurationVar(&o.settle, "settle", 8*time.Second, "time before the memory is read")
-	f.BoolVar(&o.quick, "quick", false, "two rounds of 1.5s, 200000 keys, 3s to settle, where no option says otherwise")
+	f.IntVar(&o.kills, "kills", 5, "of the leader of three, in each round")
+	f.IntVar(&o.learnerMB, "learner-mb", 1024, "`MiB` of values that a new learner catches up")
+	f.BoolVar(&o.quick, "quick", false, "two rounds of 1.5s, 200000 keys, 3s to settle, 3 kills, 128 MiB, where no option says otherwise")
 	f.StringVar(&o.dir, "dir", "", "where to make the `directory` for the data, and later remove it (default /var/tmp)")
 	f.StringVar(&o.out, "out", "results.json", "`file` for the raw results")
 	f.StringVar(&o.markdown, "markdown", "", "`file` in which to replace the table, between the markers")
@@ -74,6 +78,12 @@ func (o *options) hurry(given map[string]bool) {
 	if !given["settle"] {
 		o.settle = 3 * time.Second
 	}
+	if !given["kills"] {
+		o.kills = 3
+	}
+	if !given["learner-mb"] {
+		o.learnerMB = 128
+	}
 }
 
 func (o *options) check(rest []string) error {
@@ -86,6 +96,9 @@ func (o *options) check(rest []string) error {
 	}
 	if o.rounds < 1 || o.duration < 100*time.Millisecond || o.fillKeys < 1000 || o.settle < 0 {
 		faults = append(faults, errors.New("at least: -rounds 1, -duration 100ms, -fill-keys 1000, -settle 0s"))
+	}
+	if o.kills < 1 || o.learnerMB < 1 || o.learnerMB > 4096 {
+		faults = append(faults, errors.New("at least: -kills 1, -learner-mb 1; at most -learner-mb 4096"))
 	}
 	for _, name := range o.names() {
 		if !slices.Contains(workloadNames(), name) {
@@ -107,7 +120,8 @@ func (o *options) wants(name string) bool {
 
 // String tells what shapes the figures.
 func (o *options) String() string {
-	s := fmt.Sprintf("%d rounds of %v, %d keys for the restart, %v to settle", o.rounds, o.duration, o.fillKeys, o.settle)
+	s := fmt.Sprintf("%d rounds of %v, %d keys for the restart, %v to settle, %d kills, %d MiB for the learner",
+		o.rounds, o.duration, o.fillKeys, o.settle, o.kills, o.learnerMB)
 	if o.profile != "" {
 		s += ", profiled"
 	}
@@ -117,6 +131,9 @@ func (o *options) String() string {
 func workloadNames() []string {
 	var names []string
 	for _, w := range workloads() {
+		names = append(names, w.name)
+	}
+	for _, w := range clusterWorkloads() {
 		names = append(names, w.name)
 	}
 	return append(names, restartName)

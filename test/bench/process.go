@@ -29,9 +29,13 @@ type subject struct {
 // process is a subject that runs, on loopback, with a data directory.
 type process struct {
 	subject *subject
+	name    string // in its cluster
+	role    string // in the names of profiles; empty for a single member
 	dir     string // holds the data and the server's log
 	addr    string // where clients connect
 	peer    string
+	cluster string // the initial cluster; empty for a single member
+	joins   bool   // a cluster that exists
 	started time.Time // just before it was executed
 	cmd     *exec.Cmd
 	ended   chan struct{} // closed when it has been waited for
@@ -40,14 +44,22 @@ type process struct {
 // etcdArgs is the command line for etcd and for all that take its flags.
 func etcdArgs(p *process, profiling bool) []string {
 	const quota = 8 << 30 // the default would end the fill of a million keys
+	cluster, state := p.cluster, "new"
+	if cluster == "" {
+		cluster = p.entry()
+	}
+	if p.joins {
+		state = "existing"
+	}
 	args := []string{
-		"--name=bench",
+		"--name=" + p.name,
 		"--data-dir=" + filepath.Join(p.dir, "data"),
 		"--listen-client-urls=http://" + p.addr,
 		"--advertise-client-urls=http://" + p.addr,
 		"--listen-peer-urls=http://" + p.peer,
 		"--initial-advertise-peer-urls=http://" + p.peer,
-		"--initial-cluster=bench=http://" + p.peer,
+		"--initial-cluster=" + cluster,
+		"--initial-cluster-state=" + state,
 		fmt.Sprintf("--quota-backend-bytes=%d", int64(quota)),
 	}
 	if profiling {
@@ -56,6 +68,9 @@ func etcdArgs(p *process, profiling bool) []string {
 	return args
 }
 
+// entry is the process's part of an initial cluster.
+func (p *process) entry() string { return p.name + "=http://" + p.peer }
+
 // start executes the subject with its data under dir, which may hold data
 // from an earlier start. It returns at once; see ready.
 func (s *subject) start(dir string, profiling bool) (*process, error) {
@@ -63,12 +78,23 @@ func (s *subject) start(dir string, profiling bool) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &process{subject: s, dir: dir, addr: addrs[0], peer: addrs[1], ended: make(chan struct{})}
-	log, err := os.OpenFile(p.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
+	p := &process{subject: s, name: "bench", dir: dir, addr: addrs[0], peer: addrs[1]}
+	if err := p.launch(profiling); err != nil {
 		return nil, err
 	}
+	return p, nil
+}
+
+// launch executes the process's subject, for the first time or after it has
+// ended.
+func (p *process) launch(profiling bool) error {
+	s := p.subject
+	log, err := os.OpenFile(p.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
 	defer log.Close()
+	ended := make(chan struct{})
 	p.cmd = exec.Command(s.path, s.args(p, profiling)...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
@@ -78,13 +104,14 @@ func (s *subject) start(dir string, profiling bool) (*process, error) {
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	p.started = time.Now()
 	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", s.Name, err)
+		return fmt.Errorf("start %s: %w", s.Name, err)
 	}
-	go func() {
-		defer close(p.ended)
-		_ = p.cmd.Wait() // how it ended is only of interest while we need it
-	}()
-	return p, nil
+	p.ended = ended
+	go func(cmd *exec.Cmd) {
+		defer close(ended)
+		_ = cmd.Wait() // how it ended is only of interest while we need it
+	}(p.cmd)
+	return nil
 }
 
 func (p *process) pid() int        { return p.cmd.Process.Pid }

@@ -42,7 +42,11 @@ func (f profiler) heap(p *process, workload string) {
 }
 
 func (f profiler) fetch(p *process, what, workload, kind string) {
-	name := filepath.Join(f.dir, fmt.Sprintf("%s-%s-%d.%s.pprof", p.subject.Name, workload, f.round, kind))
+	who := p.subject.Name
+	if p.role != "" {
+		who += "-" + p.role
+	}
+	name := filepath.Join(f.dir, fmt.Sprintf("%s-%s-%d.%s.pprof", who, workload, f.round, kind))
 	if err := download("http://"+p.addr+"/debug/pprof/"+what, name); err != nil {
 		fmt.Fprintf(f.log, "no profile: %v\n", err)
 	}

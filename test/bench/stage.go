@@ -34,7 +34,8 @@ const (
 
 // stage is where a workload plays: a ready server and how long to load it.
 type stage struct {
-	process  *process
+	process  *process   // where callers connect, unless the workload says otherwise
+	others   []*process // the rest of its cluster
 	duration time.Duration
 	warm     time.Duration
 	limit    int64 // of operations
@@ -53,9 +54,11 @@ type workload struct {
 // window runs f between two readings of the clocks and returns the figures
 // for the operations that f did. f starts the work and waits for all of it.
 func (st *stage) window(workload string, f func() (tally, error)) (metrics, error) {
-	profiled := st.profile.begin(st.process, workload, st.duration)
-	defer profiled()
-	before, err := usageOf(st.process.pid())
+	for _, p := range st.servers() {
+		profiled := st.profile.begin(p, workload, st.duration)
+		defer profiled()
+	}
+	before, err := usageOfAll(st.servers())
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +74,7 @@ func (st *stage) window(workload string, f func() (tally, error)) (metrics, erro
 	if err != nil {
 		return nil, err
 	}
-	after, err := usageOf(st.process.pid())
+	after, err := usageOfAll(st.servers())
 	if err != nil {
 		return nil, err
 	}
@@ -96,6 +99,23 @@ func (st *stage) window(workload string, f func() (tally, error)) (metrics, erro
 	return m, nil
 }
 
+// servers are all whose CPU time counts.
+func (st *stage) servers() []*process { return append([]*process{st.process}, st.others...) }
+
+// usageOfAll adds up what the processes have consumed.
+func usageOfAll(ps []*process) (usage, error) {
+	var sum usage
+	for _, p := range ps {
+		u, err := usageOf(p.pid())
+		if err != nil {
+			return usage{}, err
+		}
+		sum.CPU += u.CPU
+		sum.WriteBytes += u.WriteBytes
+	}
+	return sum, nil
+}
+
 func (m metrics) addMemory(mem memory) {
 	const mb = 1e6
 	m[residentAfter] = float64(mem.Resident) / mb
@@ -114,15 +134,20 @@ func callers(name, title string, count, conns int, build func(c caller) op) work
 			return nil, err
 		}
 		defer closeAll()
-		ops := make([]op, count)
-		for i := range ops {
-			ops[i] = build(caller{conn: cs[i%conns], id: i, seed: st.seed})
-		}
-		if _, err := drive(ctx, ops, st.warm, st.limit); err != nil {
-			return nil, fmt.Errorf("while warming up: %w", err)
-		}
-		return st.window(name, func() (tally, error) { return drive(ctx, ops, st.duration, st.limit) })
+		return st.callers(ctx, name, cs, count, build)
 	}}
+}
+
+// callers lets so many callers share the connections evenly.
+func (st *stage) callers(ctx context.Context, name string, cs []*grpc.ClientConn, count int, build func(c caller) op) (metrics, error) {
+	ops := make([]op, count)
+	for i := range ops {
+		ops[i] = build(caller{conn: cs[i%len(cs)], id: i, seed: st.seed})
+	}
+	if _, err := drive(ctx, ops, st.warm, st.limit); err != nil {
+		return nil, fmt.Errorf("while warming up: %w", err)
+	}
+	return st.window(name, func() (tally, error) { return drive(ctx, ops, st.duration, st.limit) })
 }
 
 // caller is what an operation is built from.
