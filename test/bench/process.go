@@ -34,8 +34,8 @@ type process struct {
 	dir     string // holds the data and the server's log
 	addr    string // where clients connect
 	peer    string
-	cluster string // the initial cluster; empty for a single member
-	joins   bool   // a cluster that exists
+	cluster string    // the initial cluster; empty for a single member
+	joins   bool      // a cluster that exists
 	started time.Time // just before it was executed
 	cmd     *exec.Cmd
 	ended   chan struct{} // closed when it has been waited for
