@@ -12,7 +12,17 @@ func TestQuickYieldsToWhatIsGiven(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.rounds != 5 || o.duration != 1500*time.Millisecond || o.fillKeys != 200_000 {
+	if o.rounds != 5 || o.duration != 1500*time.Millisecond || o.fillKeys != 200_000 || o.kills != 3 || o.learnerMB != 128 {
+		t.Errorf("options are %+v", o)
+	}
+}
+
+func TestQuickLearnerYieldsToWhatIsGiven(t *testing.T) {
+	o, err := parseOptions([]string{"-limit", "-quick", "-kills", "7", "-learner-mb", "256", "-only", "learner,failover"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.kills != 7 || o.learnerMB != 256 || o.wants("put3") || !o.wants("learner") {
 		t.Errorf("options are %+v", o)
 	}
 }
