@@ -142,9 +142,6 @@ func (o *Options) walDir() string {
 	return o.usualWAL()
 }
 
-// Exists reports whether Open would find a member, and not make one.
-func (o Options) Exists() (bool, error) { return hasLog(o.walDir()) }
-
 // Open locks the data directory and opens its member; an empty directory
 // becomes a new one. To discover the others may take as long as they do to come.
 // It gives up between two steps when ctx ends.

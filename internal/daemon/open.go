@@ -149,3 +149,6 @@ func texts(urls []url.URL) []string {
 	}
 	return all
 }
+
+// Texts writes URLs as they are told to others.
+func Texts(urls []url.URL) []string { return texts(urls) }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/url"
 
 	"go.etcd.io/etcd/api/v3/version"
 
@@ -124,6 +123,3 @@ const ExitUnfit = 65
 func Unfit(err error) bool {
 	return errors.Is(err, replica.ErrLogRegressed) || errors.Is(err, upkeep.ErrCorrupt)
 }
-
-// Texts writes URLs as they are told to others.
-func Texts(urls []url.URL) []string { return texts(urls) }

@@ -107,9 +107,6 @@ func (g *Gateway) observe(mux *http.ServeMux) {
 	g.install(mux, "readyz", "data_corruption", "serializable_read", "linearizable_read", "non_learner")
 }
 
-// Peer adds what the peer ports serve of the gateway.
-func (g *Gateway) Peer(mux *http.ServeMux) { mux.HandleFunc("/version", get(g.version)) }
-
 // get refuses every method but GET, in etcd's words. HEAD is none.
 func get(serve http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {

@@ -37,6 +37,12 @@ func (h *health) look() {
 	now := h.loop.now
 	late := !h.turned.IsZero() && now.Sub(h.turned) > suspended*h.loop.r.options.Heartbeat
 	h.turned = now
+	if late { // the disk and the applier may have stood still with it
+		h.idle = now
+		if !h.oldest.IsZero() {
+			h.oldest = now
+		}
+	}
 	if late && h.loop.core.Leading() && !h.loop.core.Alone() {
 		h.doubt = true
 	}
@@ -81,7 +87,7 @@ func (h *health) stalled() time.Duration {
 		stalled = l.now.Sub(h.oldest)
 	}
 	applied := l.r.applied.Load()
-	if applied != h.applied || applied >= l.handed || l.r.installing.Load() {
+	if h.idle.IsZero() || applied != h.applied || applied >= l.handed || l.r.installing.Load() {
 		h.applied, h.idle = applied, l.now
 	}
 	return max(stalled, l.now.Sub(h.idle)/4)

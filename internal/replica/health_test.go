@@ -135,3 +135,29 @@ func TestElectionClockIsPutForwardAmongOthers(t *testing.T) {
 		t.Errorf("two members only, and it stands for election after %v already", after)
 	}
 }
+
+// What the loop has handed out before its first tick is no sign of a hang, nor is
+// what it finds undone after the process stood still.
+func TestStandingStillIsNoHang(t *testing.T) {
+	r := newHome(t).open(t)
+	defer r.log.Close()
+	defer r.store.Close()
+	h := &r.loop.health
+	r.loop.handed = r.applied.Load() + 3
+	r.loop.appending = 1
+	h.appends()
+	if stalled := h.stalled(); stalled != 0 {
+		t.Errorf("stalled for %v at the first tick", stalled)
+	}
+	h.look()
+	r.loop.setTime(r.loop.now.Add(time.Hour))
+	h.look()
+	if stalled := h.stalled(); stalled != 0 {
+		t.Errorf("stalled for %v after the process stood still", stalled)
+	}
+	r.loop.setTime(r.loop.now.Add(30 * time.Millisecond)) // no pause that is worth a doubt
+	h.look()
+	if stalled := h.stalled(); stalled != 30*time.Millisecond {
+		t.Errorf("stalled for %v, want 30 ms", stalled)
+	}
+}

@@ -71,6 +71,7 @@ type notes struct {
 	calls    []call
 	messages []*raftpb.Message // from peers
 	lost     []uint64          // members that something sent to them did not reach, each once
+	copies   []copyEnd         // of snapshots for other members; as many as are on their way
 	written  []written         // from the appender
 	applied  []applied         // from the applier
 }
@@ -192,6 +193,17 @@ func sound(m *raftpb.Message) bool {
 	return false
 }
 
+// copied notes what became of a snapshot for a member. It is never refused: raft
+// would wait for it for ever.
+func (in *intake) copied(end copyEnd) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.refusing == nil {
+		in.copies = append(in.copies, end)
+		in.signal()
+	}
+}
+
 // unreachable notes that something sent to a member was lost.
 func (in *intake) unreachable(id uint64) {
 	in.mu.Lock()
@@ -226,7 +238,7 @@ func (in *intake) take(old notes) notes {
 	clear(old.messages)
 	clear(old.written)
 	clear(old.applied)
-	old = notes{old.calls[:0], old.messages[:0], old.lost[:0], old.written[:0], old.applied[:0]}
+	old = notes{old.calls[:0], old.messages[:0], old.lost[:0], old.copies[:0], old.written[:0], old.applied[:0]}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	fresh := in.notes

@@ -105,6 +105,19 @@ func TestFullIntakeRefuses(t *testing.T) {
 	}
 }
 
+func TestEndsOfCopiesAreNeverRefused(t *testing.T) {
+	in := newIntake()
+	for range maxCalls {
+		if err := in.ask(func(*loop) {}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in.copied(copyEnd{2, true})
+	if fresh := in.take(notes{}); len(fresh.copies) != 1 || fresh.copies[0] != (copyEnd{2, true}) {
+		t.Errorf("noted are %v", fresh.copies)
+	}
+}
+
 func TestBatchIsBoundedByBytes(t *testing.T) {
 	in := newIntake()
 	for id := range uint64(10) {

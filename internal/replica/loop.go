@@ -116,6 +116,9 @@ func (l *loop) round() error {
 	for _, id := range l.notes.lost {
 		l.core.Unreachable(id)
 	}
+	for _, end := range l.notes.copies {
+		l.snapshots.sent(end.to, end.ok)
+	}
 	for _, w := range l.notes.written {
 		l.appending -= w.appends
 		l.health.wrote()

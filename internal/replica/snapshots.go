@@ -34,6 +34,12 @@ type outgoing struct {
 	until time.Time // for so long; zero while it is being sent
 }
 
+// copyEnd is what became of one.
+type copyEnd struct {
+	to uint64
+	ok bool
+}
+
 // extract takes the snapshots out of what raft wants sent.
 func (s *snapshots) extract(send []*raftpb.Message) []*raftpb.Message {
 	found := false
@@ -135,10 +141,7 @@ func (s *snapshots) offer() {
 }
 
 // SnapshotSent tells what became of a copy that Parts.SendSnapshot was given.
-func (r *Replica) SnapshotSent(id member.ID, ok bool) {
-	// When the member stops nobody needs to know.
-	_ = r.intake.ask(func(l *loop) { l.snapshots.sent(uint64(id), ok) })
-}
+func (r *Replica) SnapshotSent(id member.ID, ok bool) { r.intake.copied(copyEnd{uint64(id), ok}) }
 
 // Unreachable tells that something sent to another member was lost.
 func (r *Replica) Unreachable(id member.ID) { r.intake.unreachable(uint64(id)) }
