@@ -101,13 +101,21 @@ func (g *Gateway) Client(services Services) (http.Handler, error) {
 	all := http.NewServeMux()
 	all.Handle("/", http.MaxBytesHandler(mux, bodyBytes))
 	if services != nil {
-		v3, err := translate(services, jsonBytes(g.o.MaxRequestBytes), g.mayOpen, g.log)
+		v3, err := g.json(services)
 		if err != nil {
-			return nil, fmt.Errorf("describe the RPCs in JSON: %w", err)
+			return nil, err
 		}
 		all.Handle("/v3/", v3)
 	}
 	return g.guard(all), nil
+}
+
+func (g *Gateway) json(services Services) (http.Handler, error) {
+	v3, err := translate(services, jsonBytes(g.o.MaxRequestBytes), g.mayOpen, g.log)
+	if err != nil {
+		return nil, fmt.Errorf("describe the RPCs in JSON: %w", err)
+	}
+	return v3, nil
 }
 
 // jsonBytes is what the JSON of a request may need: base64 takes a third more,
