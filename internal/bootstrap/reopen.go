@@ -88,7 +88,7 @@ func (m *Member) openStore(o *Options) (err error) {
 	m.Store, err = store.Open(o.storePath(), o.Store)
 	if errors.Is(err, store.ErrLocked) {
 		return fmt.Errorf("%w: %s has %s open; stop it first, or give this member a data directory of its own",
-			ErrHeld, holderOf(o.storePath()), o.storePath())
+			ErrHeld, HolderOf(o.storePath()), o.storePath())
 	}
 	if err != nil {
 		return fmt.Errorf("open the database: %w", err)
