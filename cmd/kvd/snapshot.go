@@ -15,7 +15,7 @@ func (t *tool) snapshotCommand() *cobra.Command {
 		Short: "Restores snapshots and says what they hold",
 	}
 	t.bindFile(group)
-	group.AddCommand(t.snapshotStatusCommand())
+	group.AddCommand(t.snapshotRestoreCommand(), t.snapshotStatusCommand())
 	return group
 }
 

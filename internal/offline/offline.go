@@ -54,7 +54,9 @@ func (o *Options) open(path string) (*store.File, error) {
 	if wait == 0 {
 		wait = math.MaxInt64
 	}
-	file, err := store.Open(path, store.Options{ReadOnly: true, Timeout: wait})
+	file, err := store.Open(path, store.Options{ReadOnly: true, Timeout: wait, OnRewrite: func(done, total int64) {
+		o.progress("copying the database", done, total)
+	}})
 	if errors.Is(err, store.ErrLocked) {
 		return nil, fmt.Errorf("%w: %s has %s open; stop it first, or work on a snapshot (kvctl snapshot save)",
 			bootstrap.ErrHeld, bootstrap.HolderOf(path), path)
