@@ -84,7 +84,7 @@ func (s *side) listens() *listen.Credentials {
 // reload reads the files of a configuration. Those that the member made itself
 // stay where they are.
 func (s *side) reload(ctx context.Context, c config.Certificates) {
-	if s == nil {
+	if s == nil || files(c) == (listen.Files{}) && !s.own {
 		return
 	}
 	f := files(c)

@@ -77,7 +77,7 @@ func (m *running) standing() string {
 		size += " of " + amount(quota)
 	}
 	return fmt.Sprintf("%s, term %d, revision %d, database %s in use", role, s.Term, m.replica.View().Keys.Revision(), size) +
-		m.clients.remark(time.Now()) + m.peers.remark(time.Now())
+		m.clients.remark(time.Now()) + m.peers.remark(time.Now()) + m.exposedRemark()
 }
 
 // amount is a number of bytes as a person would write it.
