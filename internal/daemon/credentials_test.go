@@ -15,6 +15,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+
+	"kvd/internal/listen"
 )
 
 // install puts a certificate and its key where a member has its own.
@@ -169,7 +171,7 @@ func TestAReloadTakesOtherFilesOfTLS(t *testing.T) {
 
 func TestACertificateThatExpiresSoonIsWarnedOf(t *testing.T) {
 	a, dir := newAuthority(t), t.TempDir()
-	a.valid = 10*24*time.Hour + time.Hour
+	a.valid, a.since = 10*24*time.Hour+time.Hour, 80*24*time.Hour
 	a.leaf(t, "now", "127.0.0.1")
 	manager, notifier := newManager(t)
 	d := run(t, Inputs{Config: configured(t, secureFlags(a, dir)...), Notifier: notifier})
@@ -193,6 +195,19 @@ func TestACertificateThatExpiresSoonIsWarnedOf(t *testing.T) {
 	manager.expect(t, "STATUS=", "in use")
 	if last := manager.heard[len(manager.heard)-1]; strings.Contains(last, "expires") {
 		t.Errorf("with a new one: %s", last)
+	}
+}
+
+func TestTheLastThirdOfAShortLifeIsWarnedOf(t *testing.T) {
+	a := newAuthority(t)
+	for left, want := range map[time.Duration]int{9 * time.Hour: 0, 7 * time.Hour: 1, -time.Hour: 1} {
+		a.valid, a.since = left, 24*time.Hour-left
+		a.leaf(t, "short", "127.0.0.1")
+		c, err := listen.NewCredentials(listen.Files{Cert: a.path("short.crt"), Key: a.path("short.key")}, listen.Terms{})
+		must(t, err)
+		if got := (&side{Credentials: c}).expiring(time.Now()); len(got) != want {
+			t.Errorf("with %s left of a day: %v", left, got)
+		}
 	}
 }
 

@@ -30,6 +30,7 @@ type authority struct {
 	key   *ecdsa.PrivateKey
 	pool  *x509.CertPool
 	valid time.Duration // how long certificates are; 0: one hour
+	since time.Duration // for how long they have been; 0: one hour
 }
 
 func newAuthority(t *testing.T) *authority {
@@ -46,7 +47,7 @@ func (a *authority) sign(t *testing.T, name string, c *x509.Certificate) (*x509.
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
 	c.SerialNumber, c.Subject = big.NewInt(time.Now().UnixNano()), pkix.Name{CommonName: name}
-	c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(cmp.Or(a.valid, time.Hour))
+	c.NotBefore, c.NotAfter = time.Now().Add(-cmp.Or(a.since, time.Hour)), time.Now().Add(cmp.Or(a.valid, time.Hour))
 	parent, signer := a.cert, a.key
 	if parent == nil {
 		parent, signer = c, key
