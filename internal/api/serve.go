@@ -29,6 +29,7 @@ const (
 
 func (a *API) options() []grpc.ServerOption {
 	o := []grpc.ServerOption{
+		grpc.Creds(handshake{}),
 		grpc.ForceServerCodecV2(codec{a.metrics}),
 		grpc.MaxRecvMsgSize(a.o.MaxRequestBytes + overhead),
 		grpc.MaxSendMsgSize(math.MaxInt32),
@@ -86,7 +87,7 @@ func (a *API) stop() {
 func (a *API) watchMember(ctx context.Context) {
 	tick := time.NewTicker(a.o.Election)
 	defer tick.Stop()
-	without := 0
+	without, users := 0, a.member.View().Users
 	for {
 		select {
 		case <-ctx.Done():
@@ -101,7 +102,12 @@ func (a *API) watchMember(ctx context.Context) {
 		if without >= 3 {
 			a.streams.cancel(errNoLeader, func(s *openStream) bool { return s.led })
 		}
-		if a.corrupt(a.member.View()) {
+		v := a.member.View()
+		if v.Users != users {
+			users = v.Users
+			a.watching.wake() // the quiet ones, too, hear that they are not allowed any more
+		}
+		if a.corrupt(v) {
 			a.streams.cancel(errCorrupt, func(s *openStream) bool { return s.reads })
 		}
 	}

@@ -374,7 +374,6 @@ func TestForeignVariablesAreOnlyWarnedOf(t *testing.T) {
 
 func TestWhatThisVersionCannotDoIsNamed(t *testing.T) {
 	for name, args := range map[string][]string{
-		"auth-token":                 {"--auth-token=jwt,pub-key=a,sign-method=RS256"},
 		"enable-distributed-tracing": {"--enable-distributed-tracing"},
 		"listen-client-urls": {
 			"--listen-client-urls=http://127.0.0.1:1,https://127.0.0.1:1",
