@@ -76,7 +76,8 @@ func (m *running) standing() string {
 	if quota := m.config.Store.QuotaBytes; quota > 0 {
 		size += " of " + amount(quota)
 	}
-	return fmt.Sprintf("%s, term %d, revision %d, database %s in use", role, s.Term, m.replica.View().Keys.Revision(), size)
+	return fmt.Sprintf("%s, term %d, revision %d, database %s in use", role, s.Term, m.replica.View().Keys.Revision(), size) +
+		m.clients.remark(time.Now()) + m.peers.remark(time.Now())
 }
 
 // amount is a number of bytes as a person would write it.
