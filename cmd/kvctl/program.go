@@ -92,7 +92,7 @@ KVCTL_COMMAND_TIMEOUT, and etcdctl's ETCDCTL_COMMAND_TIMEOUT where that is not s
 		p.defragCommand(), p.moveLeaderCommand(), p.downgradeCommand(), p.snapshotCommand(),
 		p.lockCommand(), p.electCommand(),
 		p.authCommand(), p.userCommand(), p.roleCommand(),
-		p.mirrorCommand(), p.checkCommand(),
+		p.statusCommand(), p.doctorCommand(), p.topCommand(), p.mirrorCommand(), p.checkCommand(),
 		p.versionCommand(), p.completionCommand(), p.optionsCommand(),
 		manual.Command(func(err error) { p.outcome = fail(exitIO, err) }),
 	)
