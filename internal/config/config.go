@@ -136,6 +136,7 @@ type Store struct {
 	AutoDisarm        bool  // the NOSPACE alarm goes when there is space again
 	DefragFreePercent uint  // defragment when so much of the file is free; 0: never
 	DefragFreeBytes   int64 // and at least so much
+	DefragInterval    time.Duration
 }
 
 // Limits bound what one request may ask.

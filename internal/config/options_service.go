@@ -181,6 +181,11 @@ func ownOptions() []*option {
 			bind: func(c *Config) value { return size{&c.Store.DefragFreeBytes, false} },
 		},
 		{
+			name: "auto-defrag-interval", section: sectionOwn, standard: "1m", traits: own,
+			help: "Time between two looks at whether to defragment; the same on all members. A member that has defragmented rests for half an hour at least.",
+			bind: func(c *Config) value { return duration{&c.Store.DefragInterval} },
+		},
+		{
 			name: "version", section: sectionOwn, standard: "false", traits: outside,
 			help: "Print the version and exit.",
 			bind: func(c *Config) value { return boolean{&c.sink.version} },
