@@ -133,6 +133,7 @@ type API struct {
 	health  *health.Server
 	server  *grpc.Server
 	streams streams // those that end before their clients want it
+	locals  *locals // calls from within the process
 }
 
 // New makes the services; nothing is served before Run.
@@ -147,9 +148,11 @@ func New(o Options, p Parts) *API {
 		a.peers = nobody{}
 	}
 	a.server = grpc.NewServer(a.options()...)
-	for _, s := range a.services() {
+	services := a.services()
+	for _, s := range services {
 		a.server.RegisterService(s, a)
 	}
+	a.locals = newLocals(services)
 	return a
 }
 

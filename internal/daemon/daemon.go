@@ -65,7 +65,8 @@ type running struct {
 	metrics  *replica.Metrics
 
 	ports     ports
-	peerFiles config.Certificates // of connections between members, those that it made itself included
+	clients   *side // nil: no port for clients asks for TLS
+	peers     *side
 	web       *gateway.Gateway
 	opened    *bootstrap.Member
 	replica   *replica.Replica

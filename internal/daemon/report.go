@@ -72,7 +72,8 @@ func (m *running) standing() string {
 	case s.Leader != 0:
 		role = "following " + member.ID(s.Leader).String()
 	}
-	return fmt.Sprintf("%s, term %d, revision %d, database %s", role, s.Term, m.replica.View().Keys.Revision(), m.fullness())
+	return fmt.Sprintf("%s, term %d, revision %d, database %s", role, s.Term, m.replica.View().Keys.Revision(), m.fullness()) +
+		m.clients.remark(time.Now()) + m.peers.remark(time.Now())
 }
 
 // amount is a number of bytes as a person would write it.
