@@ -144,6 +144,7 @@ type Limits struct {
 	TxnOps            uint
 	RequestBytes      int64
 	ConcurrentStreams uint32 // of one connection
+	Inflight          uint   // calls at once, of all clients together
 	WarnUnary         time.Duration
 }
 
@@ -213,6 +214,7 @@ type Checks struct {
 // Watch is how watchers are told that nothing happened.
 type Watch struct {
 	ProgressInterval time.Duration
+	StallTimeout     time.Duration // of a client that does not read; 0: none
 }
 
 // Log is where the log goes.
