@@ -65,7 +65,8 @@ type running struct {
 	metrics  *replica.Metrics
 
 	ports     ports
-	peerFiles config.Certificates // of connections between members, those that it made itself included
+	clients   *side // nil: no port for clients asks for TLS
+	peers     *side
 	web       *gateway.Gateway
 	opened    *bootstrap.Member
 	replica   *replica.Replica
@@ -82,6 +83,7 @@ type running struct {
 	phase atomic.Value                    // string: the last status; for any goroutine
 	// corrupt says that this member is alarmed as corrupt; for any goroutine.
 	corrupt atomic.Bool
+	filled  atomic.Uint32 // upkeep.Fill, as it was told last; for any goroutine
 }
 
 const (

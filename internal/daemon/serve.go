@@ -22,7 +22,9 @@ func (m *running) serve(ctx context.Context) error {
 	m.crew.start("replica", m.replica.Run)
 	m.crew.start("watch hub", m.hub.Run)
 	m.servePeers()
-	m.serveClients()
+	if err := m.serveClients(); err != nil {
+		return err
+	}
 	m.crew.start("upkeep", m.upkeep.Run)
 	c := m.config
 	m.log.Info("now serving peer/client/metrics", "local-member-id", m.opened.ID.String(),
@@ -136,7 +138,15 @@ func (m *running) newServices() *api.API {
 }
 
 // serveClients starts the services on every client port.
-func (m *running) serveClients() {
+func (m *running) serveClients() error {
+	var rpcs gateway.Services
+	if m.config.HTTP.Gateway {
+		rpcs = m.services.Local()
+	}
+	handler, err := m.web.Client(rpcs)
+	if err != nil {
+		return err
+	}
 	var grpc, http []net.Listener
 	for _, p := range m.ports.client {
 		if len(m.ports.http) > 0 {
@@ -148,8 +158,9 @@ func (m *running) serveClients() {
 		grpc, http = append(grpc, split.GRPC), append(http, split.HTTP)
 	}
 	http = append(http, listeners(m.ports.http)...)
-	m.serveHTTP("client HTTP", m.web.Client(), http)
+	m.serveHTTP("client HTTP", handler, http)
 	m.crew.start("clients", func(ctx context.Context) error { return m.services.Run(ctx, grpc...) })
+	return nil
 }
 
 func (m *running) apiOptions() api.Options {

@@ -20,6 +20,9 @@ type Options struct {
 	OnCommit func(CommitTimes)
 	// OnDefragment, if set, is told after each defragmentation that went well.
 	OnDefragment func(took time.Duration)
+	// OnRewrite, if set, is told now and then how many bytes of rows a
+	// defragmentation, or CopyInto, has copied, of about how many.
+	OnRewrite func(done, total int64)
 }
 
 // CommitTimes says where the time of a commit went.
