@@ -125,6 +125,10 @@ package: build ## the deb and the rpm, into dist/
 		$(GO) tool -modfile=tools/nfpm/go.mod nfpm package --packager $$kind --target dist/ || exit 1; \
 	done
 
+.PHONY: test-system
+test-system: package ## install the packages on booted Debians and use them there; needs root, debootstrap, systemd-nspawn
+	cd test && KVD_TEST_PACKAGES=$(abspath dist) $(GO) test -count=1 -timeout 20m ./system
+
 .PHONY: bench
 bench: build ## measure kvd and etcd side by side; see test/bench
 	cd test && $(GO) build -o .cache/bin/etcd-for-bench go.etcd.io/etcd/server/v3 && \
