@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -106,9 +107,12 @@ func Run(ctx context.Context, in Inputs) error {
 		m.log.Warn(w)
 	}
 	if err := possible(in.Config); err != nil {
+		m.status("not started: " + err.Error())
 		return err
 	}
+	m.progress("opening the ports")
 	if err := m.listen(ctx); err != nil {
+		m.status("not started: " + err.Error())
 		return err
 	}
 	defer m.ports.close()
@@ -154,9 +158,15 @@ func possible(c *config.Config) error {
 // retreat ends a start that did not come to a member. One that was told to stop
 // has not failed.
 func (m *running) retreat(ctx context.Context, err error) error {
-	m.notify.Stopping("stopping") //nolint:errcheck // systemd sees the end in any case
+	stopped := ctx.Err() != nil && errors.Is(err, ctx.Err())
+	why := "stopping before the member was open"
+	if !stopped {
+		why = "not started: " + err.Error()
+	}
+	m.phase.Store(why)
+	m.notify.Stopping(why) //nolint:errcheck // systemd sees the end in any case
 	m.crew.stop(func(string) {})
-	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+	if stopped {
 		m.log.Info("stopped before the member was open")
 		return nil
 	}
@@ -169,6 +179,7 @@ func (m *running) stop(ctx context.Context) error {
 	m.log.LogAttrs(ctx, slog.LevelInfo, "stopping", message(messageStopping))
 	m.handOver(ctx)
 	m.crew.stop(func(name string) { m.progress("stopping: " + name) })
+	m.progress("stopping: closing log and database")
 	var err error
 	select {
 	case err = <-m.crew.failed:
@@ -177,6 +188,7 @@ func (m *running) stop(ctx context.Context) error {
 	if err = errors.Join(err, m.opened.Close()); err != nil {
 		return fmt.Errorf("stop: %w", bootstrap.Explain(err))
 	}
+	m.status("stopped")
 	m.log.Info("stopped")
 	return nil
 }
@@ -255,7 +267,17 @@ func (m *running) assemble() (err error) {
 		return err
 	}
 	m.live.Store(m.replica)
+	m.in.Log.Describe(m.describe)
 	return nil
+}
+
+// describe names the member, and where it stands, in every record of the
+// journal. For any goroutine.
+func (m *running) describe(field func(name, value string)) {
+	field("MEMBER_ID", m.opened.ID.String())
+	field("CLUSTER_ID", m.opened.Cluster.String())
+	field("TERM", strconv.FormatUint(m.replica.Status().Term, 10))
+	field("REVISION", strconv.FormatInt(m.replica.View().Keys.Revision(), 10))
 }
 
 // keep translates etcd's 0 for "all".

@@ -11,7 +11,7 @@ import (
 // A configuration that could not be started with changes nothing. What needs a
 // restart is named each time until there is one.
 func (m *running) reload(ctx context.Context, again Reread) {
-	if err := m.notify.Reloading(); err != nil {
+	if err := m.notify.Reloading("taking over the configuration"); err != nil {
 		m.log.Warn("could not tell the service manager of the reload", "error", err)
 	}
 	defer func() {

@@ -43,7 +43,7 @@ func (m *running) serve(ctx context.Context) error {
 	watchdog := newPulse(m.replica, m.notify, m.log)
 	defer watchdog.stop()
 	report := newReport(m)
-	look := time.NewTicker(report.interval())
+	look := time.NewTicker(reportLook)
 	defer look.Stop()
 	var leave <-chan time.Time // once this member was removed
 	var reload <-chan Reread   // only a member that is ready can become ready again
@@ -67,14 +67,14 @@ func (m *running) serve(ctx context.Context) error {
 				m.ready(ctx)
 				reload = m.in.Reload
 				report.ready = true
-				look.Reset(report.interval())
 			}
-		case <-look.C:
-			report.look()
+		case now := <-look.C:
+			report.look(now)
 		case <-watchdog.due:
 			watchdog.beat()
 		case again := <-reload:
 			m.reload(ctx, again)
+			report.last = "" // the reload had a line of its own
 		}
 	}
 }
