@@ -7,11 +7,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -90,84 +88,41 @@ func furnish(root string) error {
 	return os.WriteFile(filepath.Join(root, "etc/hosts"), []byte(hosts), 0o644)
 }
 
-// packages are what the tests install; made once.
+// packages are what the tests install, in one directory.
 type packages struct {
-	dir      string // has all of them
-	deb, rpm string // names in dir
-	previous string // a deb of an older version
+	dir                string
+	deb, rpm, previous string // names; previous is an older deb
 }
 
-var built = sync.OnceValues(func() (packages, error) {
-	p := packages{dir: os.Getenv("KVD_TEST_PACKAGES")}
-	for pattern, name := range map[string]*string{"kvd_*_amd64.deb": &p.deb, "kvd-*.x86_64.rpm": &p.rpm} {
-		var err error
-		if *name, err = newest(filepath.Join(p.dir, pattern)); err != nil {
-			return p, err
-		}
-	}
-	dir := filepath.Join(workdir, "packages")
-	if err := os.Mkdir(dir, 0o755); err != nil {
+// collect copies the packages that were built to where hosts see them.
+func collect() (packages, error) {
+	p := packages{dir: filepath.Join(workdir, "packages")}
+	if err := os.Mkdir(p.dir, 0o755); err != nil {
 		return p, err
 	}
-	for _, name := range []*string{&p.deb, &p.rpm} {
-		b, err := os.ReadFile(*name)
-		if err != nil {
-			return p, err
-		}
-		*name = filepath.Base(*name)
-		if err := os.WriteFile(filepath.Join(dir, *name), b, 0o644); err != nil {
-			return p, err
-		}
-	}
-	p.dir, p.previous = dir, "kvd_"+previousVersion+"_amd64.deb"
-	return p, p.makePrevious()
-})
-
-// newest is the file of a pattern that was made last.
-func newest(pattern string) (string, error) {
-	found, err := filepath.Glob(pattern)
-	if err != nil {
-		return "", err
-	}
-	var last string
-	var made time.Time
-	for _, path := range found {
-		info, err := os.Stat(path)
-		if err != nil {
-			return "", err
-		}
-		if last == "" || info.ModTime().After(made) {
-			last, made = path, info.ModTime()
-		}
-	}
-	if last == "" {
-		return "", fmt.Errorf("there is no %s; make package", pattern)
-	}
-	return last, nil
-}
-
-// previousVersion is older than any that is built from this tree.
-const previousVersion = "0.0.1"
-
-// makePrevious makes a package of an older version: today's, with programs that
-// say they are older.
-func (p packages) makePrevious() error {
-	root := filepath.Join(workdir, "previous")
-	for _, step := range [][]string{
-		{"dpkg-deb", "-R", filepath.Join(p.dir, p.deb), root},
-		{"go", "-C", "../..", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w -X main.version=" + previousVersion, "-o", filepath.Join(root, "usr/bin") + "/", "./cmd/..."},
-		{"sed", "-i", "s/^Version: .*/Version: " + previousVersion + "/", filepath.Join(root, "DEBIAN/control")},
-		{"sh", "-c", `cd "$0" && if [ -e DEBIAN/md5sums ]; then find usr -type f -exec md5sum {} + >DEBIAN/md5sums; fi`, root},
-		{"dpkg-deb", "-Znone", "-b", root, filepath.Join(p.dir, p.previous)},
+	for pattern, name := range map[string]*string{
+		"system/kvd_*.deb": &p.deb, "system/kvd-*.rpm": &p.rpm, "previous/kvd_*.deb": &p.previous,
 	} {
-		cmd := exec.Command(step[0], step[1:]...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w\n%s", strings.Join(step, " "), err, out)
+		found, err := filepath.Glob(filepath.Join(os.Getenv("KVD_TEST_PACKAGES"), pattern))
+		if err != nil {
+			return p, err
+		}
+		if len(found) != 1 {
+			return p, fmt.Errorf("%d files are %s; make test-system builds them", len(found), pattern)
+		}
+		b, err := os.ReadFile(found[0])
+		if err != nil {
+			return p, err
+		}
+		*name = filepath.Base(found[0])
+		if err := os.WriteFile(filepath.Join(p.dir, *name), b, 0o644); err != nil {
+			return p, err
 		}
 	}
-	return nil
+	return p, nil
 }
+
+var built = sync.OnceValues(collect)
 
 // workdir is removed with all in it when the tests have run.
 var workdir string
@@ -181,7 +136,7 @@ func TestMain(m *testing.M) {
 }
 
 func runAll(m *testing.M) int {
-	for _, tool := range []string{"debootstrap", "systemd-nspawn", "nsenter", "ip", "dpkg-deb", "unshare"} {
+	for _, tool := range []string{"debootstrap", "systemd-nspawn", "nsenter", "unshare", "ip"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			fmt.Printf("%v (Debian: debootstrap, systemd-container, util-linux, iproute2)\n", err)
 			return 1

@@ -334,6 +334,6 @@ func (h *host) tell() {
 	if h.leader == 0 {
 		return
 	}
-	out, _ := h.try("systemctl --no-pager --full status 'kvd*'; journalctl --no-pager -o short-precise -n 80")
+	out, _ := h.try("systemctl --no-pager --full status 'kvd*'; journalctl --no-pager -o short-precise -p info -n 150")
 	h.t.Logf("%s:\n%s", h.name, out)
 }
