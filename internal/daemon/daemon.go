@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 	"kvd/internal/bootstrap"
 	"kvd/internal/config"
 	"kvd/internal/gateway"
+	"kvd/internal/listen"
 	"kvd/internal/member"
 	"kvd/internal/mvcc"
 	"kvd/internal/peer"
@@ -77,6 +79,7 @@ type running struct {
 	gone      chan struct{} // this member has applied its own removal; of one
 	joined    bool          // it was ready once
 
+	splits   []*listen.Split
 	services *api.API // made before live is set
 
 	live  atomic.Pointer[replica.Replica] // replica, for any goroutine; nil until it is made
@@ -178,6 +181,7 @@ func (m *running) stop(ctx context.Context) error {
 	m.notify.Stopping("stopping") //nolint:errcheck // systemd sees the end in any case
 	m.log.LogAttrs(ctx, slog.LevelInfo, "stopping", message(messageStopping))
 	m.handOver(ctx)
+	m.closeDoors()
 	m.crew.stop(func(name string) { m.progress("stopping: " + name) })
 	m.progress("stopping: closing log and database")
 	var err error
@@ -191,6 +195,18 @@ func (m *running) stop(ctx context.Context) error {
 	m.status("stopped")
 	m.log.Info("stopped")
 	return nil
+}
+
+// closeDoors takes no more clients, and waits until those that have come are with
+// the services. Where systemd has opened the port, the next ones wait there for
+// the next process.
+func (m *running) closeDoors() {
+	m.progress("stopping: taking no more clients")
+	var draining sync.WaitGroup
+	for _, split := range m.splits {
+		draining.Go(split.Drain)
+	}
+	draining.Wait()
 }
 
 // status tells the service manager in words where the member is.

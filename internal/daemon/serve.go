@@ -145,6 +145,7 @@ func (m *running) serveClients() {
 		}
 		split := listen.NewSplit(p)
 		m.crew.start("client port "+p.Addr().String(), split.Run)
+		m.splits = append(m.splits, split)
 		grpc, http = append(grpc, split.GRPC), append(http, split.HTTP)
 	}
 	http = append(http, listeners(m.ports.http)...)
