@@ -90,32 +90,40 @@ func furnish(root string) error {
 
 // packages are what the tests install, in one directory.
 type packages struct {
-	dir                string
-	deb, rpm, previous string // names; previous is an older deb
+	dir                          string
+	deb, rpm, olderDeb, olderRPM string // where a host has them
 }
 
-// collect copies the packages that were built to where hosts see them.
+// collect copies the packages that were built to where hosts see them, as
+// /packages: what is new in dist, what is older in previous.
 func collect() (packages, error) {
 	p := packages{dir: filepath.Join(workdir, "packages")}
-	if err := os.Mkdir(p.dir, 0o755); err != nil {
-		return p, err
-	}
-	for pattern, name := range map[string]*string{
-		"system/kvd_*.deb": &p.deb, "system/kvd-*.rpm": &p.rpm, "previous/kvd_*.deb": &p.previous,
+	for _, c := range []struct {
+		from, to string
+		path     *string
+	}{
+		{"system/kvd_*.deb", "dist", &p.deb},
+		{"system/kvd-*.rpm", "dist", &p.rpm},
+		{"previous/kvd_*.deb", "previous", &p.olderDeb},
+		{"previous/kvd-*.rpm", "previous", &p.olderRPM},
 	} {
-		found, err := filepath.Glob(filepath.Join(os.Getenv("KVD_TEST_PACKAGES"), pattern))
+		found, err := filepath.Glob(filepath.Join(os.Getenv("KVD_TEST_PACKAGES"), c.from))
 		if err != nil {
 			return p, err
 		}
 		if len(found) != 1 {
-			return p, fmt.Errorf("%d files are %s; make test-system builds them", len(found), pattern)
+			return p, fmt.Errorf("%d files are %s; make test-system builds them", len(found), c.from)
 		}
 		b, err := os.ReadFile(found[0])
 		if err != nil {
 			return p, err
 		}
-		*name = filepath.Base(found[0])
-		if err := os.WriteFile(filepath.Join(p.dir, *name), b, 0o644); err != nil {
+		name := filepath.Join(c.to, filepath.Base(found[0]))
+		*c.path = filepath.Join("/packages", name)
+		if err := os.MkdirAll(filepath.Join(p.dir, c.to), 0o755); err != nil {
+			return p, err
+		}
+		if err := os.WriteFile(filepath.Join(p.dir, name), b, 0o644); err != nil {
 			return p, err
 		}
 	}

@@ -14,7 +14,7 @@ const configure = `sed -i 's/^# name = .*/name = "one"/' /etc/kvd/kvd.toml`
 func (h *host) install() {
 	h.t.Helper()
 	_, p := need(h.t)
-	h.run("apt-get install -y /packages/" + p.deb)
+	h.run("apt-get install -y " + p.deb)
 }
 
 // serve installs, configures and starts the service, which is ready then.
@@ -248,12 +248,12 @@ func TestAnUpgradeLosesNoAcknowledgedWrite(t *testing.T) {
 	t.Parallel()
 	_, p := need(t)
 	h := newHost(t, "upgraded")
-	h.run("apt-get install -y /packages/" + p.previous)
+	h.run("apt-get install -y " + p.olderDeb)
 	h.run(configure + "; systemctl start kvd")
 	h.says("journalctl -u kvd", "version=0.0.1")
 	before := h.property("kvd", "MainPID")
 	stop := h.writer("127.0.0.1:2379")
-	h.run("apt-get install -y /packages/" + p.deb)
+	h.run("apt-get install -y " + p.deb)
 	h.acknowledgedBeyond(h.acknowledged())
 	if after := h.property("kvd", "MainPID"); after == before || after == "0" {
 		t.Errorf("process %s became %s", before, after)

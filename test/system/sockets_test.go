@@ -33,8 +33,7 @@ func TestSocketsStartTheServiceAndStayOpen(t *testing.T) {
 		h.write("/root/caller", `#!/bin/sh
 n=0
 while [ ! -e /root/enough ]; do
-	if out=$(kvctl --command-timeout=60s get greeting 2>&1) && [ "$out" = "greeting
-hello" ]; then
+	if out=$(kvctl --command-timeout=60s put greeting hello 2>&1) && [ "$out" = OK ]; then
 		n=$((n+1))
 	else
 		echo "refused: $out"
