@@ -25,6 +25,7 @@ const (
 	onLearner    = 1 << iota // a learner serves it
 	staleLearner             // a learner serves it to those who take what it has
 	reads                    // it answers with keys, which a corrupt member must not
+	waits                    // it may wait for other clients, however long
 )
 
 // rule says who may call an RPC, and which members serve it.
@@ -115,6 +116,16 @@ var rules = map[string]rule{
 	"/etcdserverpb.Auth/RoleDelete":           {need: root},
 	"/etcdserverpb.Auth/RoleGrantPermission":  {need: root},
 	"/etcdserverpb.Auth/RoleRevokePermission": {need: root},
+
+	// What these do to keys is permitted as the RPCs that would do it are.
+	"/v3electionpb.Election/Campaign": {need: user, marks: reads | waits},
+	"/v3electionpb.Election/Proclaim": {need: user},
+	"/v3electionpb.Election/Leader":   {need: user, marks: reads},
+	"/v3electionpb.Election/Observe":  {need: user, marks: reads},
+	"/v3electionpb.Election/Resign":   {need: user},
+
+	"/v3lockpb.Lock/Lock":   {need: user, marks: reads | waits},
+	"/v3lockpb.Lock/Unlock": {need: user},
 
 	"/grpc.health.v1.Health/Check": {need: anyone},
 	"/grpc.health.v1.Health/List":  {need: anyone},

@@ -42,6 +42,12 @@ func newReport(m *running) *report {
 	return r
 }
 
+// becomeReady follows a member that has joined and told so with a status line.
+func (r *report) becomeReady(told string) {
+	r.ready, r.last, r.said = true, told, time.Now()
+	r.key = r.m.reportKey(true)
+}
+
 // look says where the member is, if that has changed. A start gets more time.
 func (r *report) look(now time.Time) {
 	key := r.m.reportKey(r.ready)
@@ -100,11 +106,8 @@ func (m *running) standing() string {
 		return "CORRUPT: its data is not what the other members hold; replace it with 'kvd member rejoin'"
 	}
 	up, members := m.up()
-	size := amount(m.opened.Store.InUse())
-	if quota := m.config.Store.QuotaBytes; quota > 0 {
-		size += " of " + amount(quota)
-	}
-	text := fmt.Sprintf("%s, term %d, %d of %d members up, %s in use, revision %d", m.role(s), s.Term, up, members, size, view.Keys.Revision())
+	text := fmt.Sprintf("%s, term %d, %d of %d members up, %s, revision %d", m.role(s), s.Term, up, members, m.fullness(), view.Keys.Revision()) +
+		m.clients.remark(time.Now()) + m.peers.remark(time.Now()) + m.exposedRemark()
 	var alarms []string
 	for _, a := range view.Alarms {
 		alarms = append(alarms, a.Type.String()+" of "+m.nameOf(a.Member))

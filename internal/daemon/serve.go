@@ -22,7 +22,9 @@ func (m *running) serve(ctx context.Context) error {
 	m.crew.start("replica", m.replica.Run)
 	m.crew.start("watch hub", m.hub.Run)
 	m.servePeers()
-	m.serveClients()
+	if err := m.serveClients(); err != nil {
+		return err
+	}
 	m.crew.start("upkeep", m.upkeep.Run)
 	c := m.config
 	m.log.Info("now serving peer/client/metrics", "local-member-id", m.opened.ID.String(),
@@ -63,18 +65,20 @@ func (m *running) serve(ctx context.Context) error {
 				return m.reasonOf(err)
 			}
 			if err == nil {
+				if err := m.refuseExposed(); err != nil { // the log had it, or the others
+					return err
+				}
 				m.joined = true
-				m.ready(ctx)
+				report.becomeReady(m.ready(ctx))
 				reload = m.in.Reload
-				report.ready = true
 			}
 		case now := <-look.C:
+			m.watchExposed(ctx)
 			report.look(now)
 		case <-watchdog.due:
 			watchdog.beat()
 		case again := <-reload:
-			m.reload(ctx, again)
-			report.last = "" // the reload had a line of its own
+			report.last = m.reload(ctx, again)
 		}
 	}
 }
@@ -96,8 +100,9 @@ func (m *running) reasonOf(err error) error {
 // disk some time.
 const reasonGrace = 5 * time.Second
 
-// ready tells everybody that the member serves.
-func (m *running) ready(ctx context.Context) {
+// ready tells everybody that the member serves, and returns the status line that
+// it told with it.
+func (m *running) ready(ctx context.Context) (told string) {
 	traffic := "grpc+http"
 	if len(m.ports.http) > 0 {
 		traffic = "grpc"
@@ -107,22 +112,24 @@ func (m *running) ready(ctx context.Context) {
 	}
 	m.sayTraffic(m.ports.client, traffic)
 	m.sayTraffic(m.ports.http, "http")
-	if err := m.notify.Ready(m.standing()); err != nil {
+	told = m.standing()
+	if err := m.notify.Ready(told); err != nil {
 		m.log.Warn("could not tell the service manager that the member is ready", "error", err)
 	}
+	return told
 }
 
 // sayTraffic warns of ports that anybody on the way can listen in on.
 func (m *running) sayTraffic(to listen.Ports, traffic string) {
 	for _, p := range to {
 		address := p.Addr().String()
-		switch {
-		case p.Secure():
-			m.log.Info("serving client traffic securely", "traffic", traffic, "address", address)
-		case p.Addr().Network() == "unix":
+		if p.Plain() && p.Addr().Network() == "unix" {
 			m.log.Info("serving client traffic on a local socket", "traffic", traffic, "address", address)
-		default:
+		} else if p.Plain() {
 			m.log.Warn("serving client traffic insecurely; this is strongly discouraged!", "traffic", traffic, "address", address)
+		}
+		if p.Secure() {
+			m.log.Info("serving client traffic securely", "traffic", traffic, "address", address)
 		}
 	}
 }
@@ -136,7 +143,15 @@ func (m *running) newServices() *api.API {
 }
 
 // serveClients starts the services on every client port.
-func (m *running) serveClients() {
+func (m *running) serveClients() error {
+	var rpcs gateway.Services
+	if m.config.HTTP.Gateway {
+		rpcs = m.services.Local()
+	}
+	handler, err := m.web.Client(rpcs)
+	if err != nil {
+		return err
+	}
 	var grpc, http []net.Listener
 	for _, p := range m.ports.client {
 		if len(m.ports.http) > 0 {
@@ -149,8 +164,9 @@ func (m *running) serveClients() {
 		grpc, http = append(grpc, split.GRPC), append(http, split.HTTP)
 	}
 	http = append(http, listeners(m.ports.http)...)
-	m.serveHTTP("client HTTP", m.web.Client(), http)
+	m.serveHTTP("client HTTP", handler, http)
 	m.crew.start("clients", func(ctx context.Context) error { return m.services.Run(ctx, grpc...) })
+	return nil
 }
 
 func (m *running) apiOptions() api.Options {
