@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/grpclog"
+
+	"kvd/cmd/internal/manual"
 )
 
 // program is one run of kvctl: the world it was started in and the flags it
@@ -58,13 +60,20 @@ func (p *program) does(f func(cmd *cobra.Command, args []string) error) func(*co
 const (
 	groupKV      = "kv"
 	groupCluster = "cluster maintenance"
+	groupLocks   = "concurrency"
+	groupAuth    = "authentication"
 	groupUtility = "utility"
 )
 
 func (p *program) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "kvctl",
-		Short:         "kvctl talks to a kvd cluster.",
+		Use:   "kvctl",
+		Short: "kvctl talks to a kvd cluster.",
+		Long: `kvctl talks to a kvd cluster, or to any other that speaks the etcd v3 API.
+
+Every global option has an environment variable: --command-timeout is
+KVCTL_COMMAND_TIMEOUT, and etcdctl's ETCDCTL_COMMAND_TIMEOUT where that is not set.
+`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -72,6 +81,8 @@ func (p *program) root() *cobra.Command {
 	root.AddGroup(
 		&cobra.Group{ID: groupKV, Title: "Key-value commands"},
 		&cobra.Group{ID: groupCluster, Title: "Cluster maintenance commands"},
+		&cobra.Group{ID: groupLocks, Title: "Concurrency commands"},
+		&cobra.Group{ID: groupAuth, Title: "Authentication commands"},
 		&cobra.Group{ID: groupUtility, Title: "Utility commands"},
 	)
 	root.AddCommand(
@@ -79,7 +90,11 @@ func (p *program) root() *cobra.Command {
 		p.watchCommand(), p.leaseCommand(), p.compactionCommand(),
 		p.endpointCommand(), p.memberCommand(), p.alarmCommand(),
 		p.defragCommand(), p.moveLeaderCommand(), p.downgradeCommand(), p.snapshotCommand(),
+		p.lockCommand(), p.electCommand(),
+		p.authCommand(), p.userCommand(), p.roleCommand(),
+		p.statusCommand(), p.doctorCommand(), p.topCommand(), p.mirrorCommand(), p.checkCommand(),
 		p.versionCommand(), p.completionCommand(), p.optionsCommand(),
+		manual.Command(func(err error) { p.outcome = fail(exitIO, err) }),
 	)
 	root.SetHelpCommandGroupID(groupUtility)
 

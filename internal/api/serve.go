@@ -29,8 +29,9 @@ const (
 
 func (a *API) options() []grpc.ServerOption {
 	o := []grpc.ServerOption{
+		grpc.Creds(handshake{}),
 		grpc.ForceServerCodecV2(codec{a.metrics}),
-		grpc.MaxRecvMsgSize(a.o.MaxRequestBytes + overhead),
+		grpc.MaxRecvMsgSize(a.maxMessage()),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.WriteBufferSize(writeBuffer),
@@ -74,11 +75,19 @@ func (a *API) Run(ctx context.Context, listeners ...net.Listener) error {
 // has not by the end of the grace time.
 func (a *API) stop() {
 	a.health.Shutdown()
+	a.locals.refuse()
 	a.streams.end(errStopped)
-	late := time.AfterFunc(a.o.Grace, a.server.Stop)
+	late := time.AfterFunc(a.o.Grace, func() {
+		close(a.locals.late)
+		a.server.Stop()
+	})
 	a.server.GracefulStop()
+	a.locals.running.Wait() // those that wait for their clients end when it is late
 	late.Stop()
 }
+
+// maxMessage is how long a request may be, in bytes.
+func (a *API) maxMessage() int { return a.o.MaxRequestBytes + overhead }
 
 // watchMember ends the streams that asked to need a leader once there has been
 // none for three election timeouts, and those that read once this member is
@@ -86,7 +95,7 @@ func (a *API) stop() {
 func (a *API) watchMember(ctx context.Context) {
 	tick := time.NewTicker(a.o.Election)
 	defer tick.Stop()
-	without := 0
+	without, users := 0, a.member.View().Users
 	for {
 		select {
 		case <-ctx.Done():
@@ -101,7 +110,12 @@ func (a *API) watchMember(ctx context.Context) {
 		if without >= 3 {
 			a.streams.cancel(errNoLeader, func(s *openStream) bool { return s.led })
 		}
-		if a.corrupt(a.member.View()) {
+		v := a.member.View()
+		if v.Users != users {
+			users = v.Users
+			a.watching.wake() // the quiet ones, too, hear that they are not allowed any more
+		}
+		if a.corrupt(v) {
 			a.streams.cancel(errCorrupt, func(s *openStream) bool { return s.reads })
 		}
 	}

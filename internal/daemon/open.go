@@ -27,10 +27,7 @@ func (m *running) open(ctx context.Context) error {
 		member *bootstrap.Member
 		err    error
 	}
-	client, err := m.newPeerClient()
-	if err != nil {
-		return err
-	}
+	client := m.newPeerClient()
 	defer client.Close()
 	done := make(chan result, 1)
 	go func() {

@@ -22,7 +22,9 @@ func (m *running) serve(ctx context.Context) error {
 	m.crew.start("replica", m.replica.Run)
 	m.crew.start("watch hub", m.hub.Run)
 	m.servePeers()
-	m.serveClients()
+	if err := m.serveClients(); err != nil {
+		return err
+	}
 	m.crew.start("upkeep", m.upkeep.Run)
 	c := m.config
 	m.log.Info("now serving peer/client/metrics", "local-member-id", m.opened.ID.String(),
@@ -63,6 +65,9 @@ func (m *running) serve(ctx context.Context) error {
 				return m.reasonOf(err)
 			}
 			if err == nil {
+				if err := m.refuseExposed(); err != nil { // the log had it, or the others
+					return err
+				}
 				m.joined = true
 				m.ready(ctx)
 				reload = m.in.Reload
@@ -70,6 +75,7 @@ func (m *running) serve(ctx context.Context) error {
 				look.Reset(report.interval())
 			}
 		case <-look.C:
+			m.watchExposed(ctx)
 			report.look()
 		case <-watchdog.due:
 			watchdog.beat()
@@ -116,13 +122,13 @@ func (m *running) ready(ctx context.Context) {
 func (m *running) sayTraffic(to listen.Ports, traffic string) {
 	for _, p := range to {
 		address := p.Addr().String()
-		switch {
-		case p.Secure():
-			m.log.Info("serving client traffic securely", "traffic", traffic, "address", address)
-		case p.Addr().Network() == "unix":
+		if p.Plain() && p.Addr().Network() == "unix" {
 			m.log.Info("serving client traffic on a local socket", "traffic", traffic, "address", address)
-		default:
+		} else if p.Plain() {
 			m.log.Warn("serving client traffic insecurely; this is strongly discouraged!", "traffic", traffic, "address", address)
+		}
+		if p.Secure() {
+			m.log.Info("serving client traffic securely", "traffic", traffic, "address", address)
 		}
 	}
 }
@@ -131,12 +137,21 @@ func (m *running) sayTraffic(to listen.Ports, traffic string) {
 func (m *running) newServices() *api.API {
 	return api.New(m.apiOptions(), api.Parts{
 		Member: m.replica, Peers: distant{m}, Hub: m.hub, Store: m.opened.Store,
+		Passwords: m.passwords, Tokens: m.tokens,
 		Cluster: m.opened.Cluster, ID: m.opened.ID, Log: m.log, Registry: m.registry,
 	})
 }
 
 // serveClients starts the services on every client port.
-func (m *running) serveClients() {
+func (m *running) serveClients() error {
+	var rpcs gateway.Services
+	if m.config.HTTP.Gateway {
+		rpcs = m.services.Local()
+	}
+	handler, err := m.web.Client(rpcs)
+	if err != nil {
+		return err
+	}
 	var grpc, http []net.Listener
 	for _, p := range m.ports.client {
 		if len(m.ports.http) > 0 {
@@ -148,8 +163,9 @@ func (m *running) serveClients() {
 		grpc, http = append(grpc, split.GRPC), append(http, split.HTTP)
 	}
 	http = append(http, listeners(m.ports.http)...)
-	m.serveHTTP("client HTTP", m.web.Client(), http)
+	m.serveHTTP("client HTTP", handler, http)
 	m.crew.start("clients", func(ctx context.Context) error { return m.services.Run(ctx, grpc...) })
+	return nil
 }
 
 func (m *running) apiOptions() api.Options {
@@ -158,8 +174,10 @@ func (m *running) apiOptions() api.Options {
 		MaxTxnOps:        int(c.Limits.TxnOps),
 		MaxRequestBytes:  int(c.Limits.RequestBytes),
 		MaxStreams:       c.Limits.ConcurrentStreams,
+		MaxInflight:      int(c.Limits.Inflight),
 		QuotaBytes:       c.Store.QuotaBytes,
 		ProgressInterval: c.Watch.ProgressInterval,
+		WatchStall:       orNever(c.Watch.StallTimeout),
 		SlowRequest:      c.Limits.WarnUnary,
 		Election:         c.Raft.ElectionTimeout,
 		Strict:           c.Cluster.StrictReconfig,
@@ -167,8 +185,17 @@ func (m *running) apiOptions() api.Options {
 		KeepAlive:        c.GRPC.KeepAliveInterval,
 		KeepAliveTimeout: c.GRPC.KeepAliveTimeout,
 		Extensive:        c.HTTP.Metrics == "extensive",
+		ClientCertAuth:   c.ClientTLS.ClientCertAuth,
 		RefuseOnDefrag:   c.Gates.On(config.StopGRPCServiceOnDefrag),
 	}
+}
+
+// orNever is what the services take 0 for.
+func orNever(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
 }
 
 // serveMetrics answers on the metrics ports, which say how far a start has come.

@@ -198,6 +198,9 @@ func (g *group) write(b *bolt.Bucket) error {
 	return nil
 }
 
+// Path is where the file lies.
+func (f *File) Path() string { return f.path }
+
 // Size is the file's high water mark in bytes, as of the last commit. The file
 // itself may be longer: it grows in steps.
 func (f *File) Size() int64 { return f.size.Load() }
@@ -214,7 +217,10 @@ func (f *File) measure(h *handle) error {
 	if err := tx.Rollback(); err != nil {
 		return err
 	}
-	free := int64(h.db.Stats().FreePageN) * int64(h.db.Info().PageSize)
+	// What the last commits have freed is pending until the next one begins,
+	// which in a quiet cluster may be a while: it is free all the same.
+	stats := h.db.Stats()
+	free := int64(stats.FreePageN+stats.PendingPageN) * int64(h.db.Info().PageSize)
 	f.size.Store(size)
 	f.inUse.Store(size - free)
 	return nil
