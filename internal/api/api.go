@@ -51,6 +51,8 @@ type Member interface {
 	Flush(ctx context.Context) error
 	Copy(ctx context.Context) (*store.Copy, error)
 	Defragment(ctx context.Context) error
+	// Pending is the bytes that wait to be written to the store.
+	Pending() int
 }
 
 // Store is what the services ask of the database file.
@@ -65,7 +67,7 @@ type Options struct {
 	MaxTxnOps        int           // operations in a transaction; 128
 	MaxRequestBytes  int           // one request in the log; 1.5 MiB
 	MaxStreams       uint32        // streams at once on one connection; no limit
-	QuotaBytes       int64         // size of the database that raises the alarm; 2 GiB; negative: none
+	QuotaBytes       int64         // bytes in use in the database that raise the alarm; 2 GiB; negative: none
 	ProgressInterval time.Duration // between progress messages of a quiet watcher; 10 min, at least 100 ms
 	SlowRequest      time.Duration // a unary call that takes longer is logged; 300 ms
 	Election         time.Duration // election timeout: streams that need a leader end after three without one; 1 s

@@ -45,6 +45,7 @@ type solo struct {
 	changes []member.Change
 	matches map[member.ID]uint64
 	peers   Peers
+	pending atomic.Int64 // what was applied and not flushed, as it is reckoned
 }
 
 func newSolo(t testing.TB) *solo {
@@ -93,6 +94,9 @@ func (s *solo) apply(e state.Entry) (any, error) {
 			delete(s.granted, l.Lease.ID)
 		}
 	}
+	if e.Request != nil {
+		s.pending.Add(state.Cost(e.Request))
+	}
 	view := s.machine.View()
 	s.shown.Store(view)
 	if len(out.Events) > 0 {
@@ -103,6 +107,8 @@ func (s *solo) apply(e state.Entry) (any, error) {
 	}
 	return out.Reply, out.Err
 }
+
+func (s *solo) Pending() int { return int(s.pending.Load()) }
 
 // sweep completes a compaction.
 func (s *solo) sweep() {
@@ -218,6 +224,7 @@ func (s *solo) Flush(context.Context) error {
 }
 
 func (s *solo) flush() error {
+	s.pending.Store(0)
 	if batch := s.machine.Take(); batch != nil {
 		if err := s.file.Commit(store.Stamp{Index: s.index, Term: 2}, batch); err != nil {
 			return err

@@ -171,6 +171,21 @@ func ownOptions() []*option {
 			bind: func(c *Config) value { return duration{&c.Store.FlushInterval} },
 		},
 		{
+			name: "auto-disarm-nospace", section: sectionOwn, standard: "true", traits: own,
+			help: "Lower this member's NOSPACE alarm when less than nine tenths of the quota are in use. false: somebody has to, as with etcd.",
+			bind: func(c *Config) value { return boolean{&c.Store.AutoDisarm} },
+		},
+		{
+			name: "auto-defrag-free-percent", section: sectionOwn, standard: "50", values: "0 to 100", traits: own,
+			help: "Defragment the database when so much of its file is free (0 means never). Members do it one after the other, the leader last, and serve meanwhile.",
+			bind: func(c *Config) value { return number[uint]{&c.Store.DefragFreePercent, 0} },
+		},
+		{
+			name: "auto-defrag-free-bytes", section: sectionOwn, standard: "256MiB", traits: own,
+			help: "And at least so much is free.",
+			bind: func(c *Config) value { return size{&c.Store.DefragFreeBytes, false} },
+		},
+		{
 			name: "version", section: sectionOwn, standard: "false", traits: outside,
 			help: "Print the version and exit.",
 			bind: func(c *Config) value { return boolean{&c.sink.version} },

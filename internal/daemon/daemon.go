@@ -84,6 +84,7 @@ type running struct {
 	phase atomic.Value                    // string: the last status; for any goroutine
 	// corrupt says that this member is alarmed as corrupt; for any goroutine.
 	corrupt atomic.Bool
+	filled  atomic.Uint32 // upkeep.Fill, as it was told last; for any goroutine
 }
 
 const (
