@@ -122,7 +122,9 @@ func TestFilesWithAFaultStayOutOfService(t *testing.T) {
 		conn.Close()
 		t.Error("a stranger trusts the member")
 	}
-	waitFor(t, func() bool { return d.metrics(t)[`kvd_tls_rejected_connections_total{option="listen-client-urls"}`] == 1 })
+	waitFor(t, func() bool {
+		return d.metrics(t)[`kvd_tls_rejected_connections_total{option="listen-client-urls"}`] == 1
+	})
 
 	a.install(t, "second", a.path("now.crt"), "") // and its key does not come
 	refused := d.log.wait(t, notInService, 0)

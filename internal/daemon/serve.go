@@ -137,6 +137,7 @@ func (m *running) sayTraffic(to listen.Ports, traffic string) {
 func (m *running) newServices() *api.API {
 	return api.New(m.apiOptions(), api.Parts{
 		Member: m.replica, Peers: distant{m}, Hub: m.hub, Store: m.opened.Store,
+		Passwords: m.passwords, Tokens: m.tokens,
 		Cluster: m.opened.Cluster, ID: m.opened.ID, Log: m.log, Registry: m.registry,
 	})
 }
@@ -173,8 +174,10 @@ func (m *running) apiOptions() api.Options {
 		MaxTxnOps:        int(c.Limits.TxnOps),
 		MaxRequestBytes:  int(c.Limits.RequestBytes),
 		MaxStreams:       c.Limits.ConcurrentStreams,
+		MaxInflight:      int(c.Limits.Inflight),
 		QuotaBytes:       c.Store.QuotaBytes,
 		ProgressInterval: c.Watch.ProgressInterval,
+		WatchStall:       orNever(c.Watch.StallTimeout),
 		SlowRequest:      c.Limits.WarnUnary,
 		Election:         c.Raft.ElectionTimeout,
 		Strict:           c.Cluster.StrictReconfig,
@@ -182,8 +185,17 @@ func (m *running) apiOptions() api.Options {
 		KeepAlive:        c.GRPC.KeepAliveInterval,
 		KeepAliveTimeout: c.GRPC.KeepAliveTimeout,
 		Extensive:        c.HTTP.Metrics == "extensive",
+		ClientCertAuth:   c.ClientTLS.ClientCertAuth,
 		RefuseOnDefrag:   c.Gates.On(config.StopGRPCServiceOnDefrag),
 	}
+}
+
+// orNever is what the services take 0 for.
+func orNever(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
 }
 
 // serveMetrics answers on the metrics ports, which say how far a start has come.
