@@ -80,6 +80,7 @@ type Options struct {
 	KeepAliveMin     time.Duration // a client that pings more often is disconnected; 5 s
 	KeepAlive        time.Duration // an idle connection is pinged after this; 2 h
 	KeepAliveTimeout time.Duration // and closed if no answer comes within this; 20 s
+	Exposed          []string      // plain ports that other machines reach and that nobody has allowed: while there are any, authentication is not switched on
 	ClientCertAuth   bool          // a client may show who it is by the common name of its certificate
 	RefuseOnDefrag   bool          // the gRPC health service says not serving during a defragmentation
 	Extensive        bool          // also a histogram of handling times per method

@@ -187,6 +187,7 @@ func (m *running) apiOptions() api.Options {
 		KeepAlive:        c.GRPC.KeepAliveInterval,
 		KeepAliveTimeout: c.GRPC.KeepAliveTimeout,
 		Extensive:        c.HTTP.Metrics == "extensive",
+		Exposed:          m.exposure.ports,
 		ClientCertAuth:   c.ClientTLS.ClientCertAuth,
 		RefuseOnDefrag:   c.Gates.On(config.StopGRPCServiceOnDefrag),
 	}
