@@ -19,7 +19,7 @@ asks a cluster is a command of kvctl.`,
 		SilenceUsage:  true,
 	}
 	root.AddCommand(
-		t.snapshotCommand(),
+		t.snapshotCommand(), t.checkCommand(), t.defragCommand(), t.hashKVCommand(),
 		t.outside("config", "Checks the configuration, and explains where each value comes from", configUsage, runConfig),
 		t.outside("member", "Replaces a member whose data is lost", memberUsage, runMemberHere),
 		t.outside("version", "Prints the version", "", runVersion),

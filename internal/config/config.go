@@ -69,6 +69,7 @@ type Listen struct {
 	Metrics      []url.URL
 	ReusePort    bool
 	ReuseAddress bool
+	AllowPlain   bool // beyond loopback, whatever is at stake
 }
 
 // Advertise is where others are told that this member is reached.

@@ -156,6 +156,11 @@ func ownOptions() []*option {
 			bind: func(c *Config) value { return text{&c.sink.configFile} },
 		},
 		{
+			name: "allow-insecure-listen", section: sectionOwn, standard: "false", traits: own,
+			help: "Listen for clients and members in plain text beyond this machine. Not set: it is warned about, and refused when authentication is on.",
+			bind: func(c *Config) value { return boolean{&c.Listen.AllowPlain} },
+		},
+		{
 			name: "value-cache-bytes", section: sectionOwn, standard: "64MiB", traits: own,
 			help: "Memory for the values of the latest revisions (0 means none).",
 			bind: func(c *Config) value { return size{&c.Store.ValueCacheBytes, false} },

@@ -67,6 +67,7 @@ type running struct {
 	ports     ports
 	clients   *side // nil: no port for clients asks for TLS
 	peers     *side
+	exposure  exposure
 	web       *gateway.Gateway
 	opened    *bootstrap.Member
 	replica   *replica.Replica
@@ -114,10 +115,14 @@ func Run(ctx context.Context, in Inputs) error {
 		return err
 	}
 	defer m.ports.close()
+	m.warnExposed(ctx)
 	m.web = m.newGateway()
 	m.serveMetrics()
 	if err := m.open(ctx); err != nil {
 		return m.retreat(ctx, err)
+	}
+	if err := m.refuseExposed(); err != nil {
+		return m.retreat(ctx, errors.Join(err, m.opened.Close()))
 	}
 	if err := m.assemble(); err != nil {
 		return m.retreat(ctx, errors.Join(err, m.opened.Close()))
@@ -126,6 +131,10 @@ func Run(ctx context.Context, in Inputs) error {
 		return m.retreat(ctx, errors.Join(err, m.opened.Close()))
 	}
 	err := m.serve(ctx)
+	var refused *ConfigError
+	if errors.As(err, &refused) {
+		return errors.Join(err, m.stop(context.WithoutCancel(ctx)))
+	}
 	var removed *RemovedError
 	if errors.As(err, &removed) {
 		m.log.Error("server error", "error", err)

@@ -65,6 +65,9 @@ func (m *running) serve(ctx context.Context) error {
 				return m.reasonOf(err)
 			}
 			if err == nil {
+				if err := m.refuseExposed(); err != nil { // the log had it, or the others
+					return err
+				}
 				m.joined = true
 				m.ready(ctx)
 				reload = m.in.Reload
@@ -72,6 +75,7 @@ func (m *running) serve(ctx context.Context) error {
 				look.Reset(report.interval())
 			}
 		case <-look.C:
+			m.watchExposed(ctx)
 			report.look()
 		case <-watchdog.due:
 			watchdog.beat()
@@ -118,13 +122,13 @@ func (m *running) ready(ctx context.Context) {
 func (m *running) sayTraffic(to listen.Ports, traffic string) {
 	for _, p := range to {
 		address := p.Addr().String()
-		switch {
-		case p.Secure():
-			m.log.Info("serving client traffic securely", "traffic", traffic, "address", address)
-		case p.Addr().Network() == "unix":
+		if p.Plain() && p.Addr().Network() == "unix" {
 			m.log.Info("serving client traffic on a local socket", "traffic", traffic, "address", address)
-		default:
+		} else if p.Plain() {
 			m.log.Warn("serving client traffic insecurely; this is strongly discouraged!", "traffic", traffic, "address", address)
+		}
+		if p.Secure() {
+			m.log.Info("serving client traffic securely", "traffic", traffic, "address", address)
 		}
 	}
 }
