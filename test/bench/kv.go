@@ -36,6 +36,8 @@ func workloads() []workload {
 		callers("update", "Kubernetes update (Range, then Txn), 64 callers", 64, 8, updateOp),
 		{"watch", "Watch, 100 watchers, 500 puts/s", watchPaced},
 		{"watchflood", "Watch, 100 watchers, puts unpaced", watchFlood},
+		{"gateway", "JSON gateway: Put 256 B, 64 callers", gatewayPut},
+		{"keepalive", "10,000 keep-alives a second, 64 streams", keepAlives},
 		callers("lease", "LeaseGrant, 64 callers", 64, 8, leaseOp),
 		{"toolput", "etcd's benchmark: put, 64 clients", toolPut},
 		{"toolrange", "etcd's benchmark: range, 64 clients", toolRange},
