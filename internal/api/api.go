@@ -38,6 +38,9 @@ type Member interface {
 	Status() replica.Status
 	// Renew lets a lease live for its time from now, and returns that.
 	Renew(ctx context.Context, id lease.ID) (ttl int64, err error)
+	// RenewNow does so for the first of some leases, as many as it can renew at
+	// once, and returns how many.
+	RenewNow(ctx context.Context, ids []lease.ID, ttls []int64) (n int, err error)
 	// Remaining is how long a lease has left.
 	Remaining(ctx context.Context, id lease.ID) (time.Duration, error)
 	// Leases are all leases, on the leader in the order in which they end.

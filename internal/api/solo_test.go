@@ -164,6 +164,15 @@ func (s *solo) Renew(_ context.Context, id lease.ID) (int64, error) {
 	return l.TTL, nil
 }
 
+func (s *solo) RenewNow(ctx context.Context, ids []lease.ID, ttls []int64) (n int, err error) {
+	for ; n < len(ids) && err == nil; n++ {
+		if ttls[n], err = s.Renew(ctx, ids[n]); err != nil {
+			return n, nil
+		}
+	}
+	return n, nil
+}
+
 func (s *solo) Leases(context.Context) (ids []lease.ID, _ error) {
 	for _, l := range s.View().Leases.All() {
 		ids = append(ids, l.ID)
