@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
@@ -102,4 +103,55 @@ func TestACertificateSaysWhoCalls(t *testing.T) {
 	must(t, put(metadata.AppendToOutgoingContext(gateway, "token", token.Token), root, "a"))
 	wrong := metadata.AppendToOutgoingContext(ctx, "token", "wrong.1")
 	says(t, "root with a wrong token puts a", put(wrong, root, "a"), codes.Unauthenticated, badToken)
+}
+
+func logIn(t *testing.T, conn *grpc.ClientConn, name, password string) context.Context {
+	t.Helper()
+	got, err := pb.NewAuthClient(conn).Authenticate(t.Context(), &pb.AuthenticateRequest{Name: name, Password: password})
+	must(t, err)
+	return metadata.AppendToOutgoingContext(t.Context(), "token", got.Token)
+}
+
+func plainly(t *testing.T, address string) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	must(t, err)
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func TestATokenOutlivesARestart(t *testing.T) {
+	dir := t.TempDir()
+	begin := func() (*instance, *grpc.ClientConn) {
+		d := start(t, append(flags(dir), "--bcrypt-cost=4")...)
+		return d, plainly(t, d.client(t))
+	}
+	put := func(ctx context.Context, conn *grpc.ClientConn, key string) error {
+		_, err := pb.NewKVClient(conn).Put(ctx, &pb.PutRequest{Key: []byte(key)})
+		return err
+	}
+	d, conn := begin()
+	usersOf(t, conn)
+	root, ann, other := logIn(t, conn, "root", "rootpw"), logIn(t, conn, "ann", "annpw"), logIn(t, conn, "ann", "annpw")
+	must(t, put(ann, conn, "a"))
+	d.stop(t)
+
+	d, conn = begin()
+	must(t, put(ann, conn, "a"))
+	must(t, put(root, conn, "z"))
+	says(t, "ann puts z", put(ann, conn, "z"), codes.PermissionDenied, denied)
+	_, err := pb.NewAuthClient(conn).UserChangePassword(root, &pb.AuthUserChangePasswordRequest{Name: "ann", Password: "annpw"})
+	must(t, err)
+	says(t, "a token of the old password", put(ann, conn, "a"), codes.Unauthenticated, badToken)
+	d.stop(t)
+
+	d, conn = begin()
+	says(t, "a token of the old password", put(other, conn, "a"), codes.Unauthenticated, badToken)
+	_, err = pb.NewAuthClient(conn).AuthDisable(root, &pb.AuthDisableRequest{})
+	must(t, err)
+	_, err = pb.NewAuthClient(conn).AuthEnable(t.Context(), &pb.AuthEnableRequest{})
+	must(t, err)
+	says(t, "a token from before authentication was off", put(root, conn, "z"), codes.Unauthenticated, badToken)
+	must(t, put(logIn(t, conn, "root", "rootpw"), conn, "z"))
+	d.stop(t)
 }
