@@ -2,13 +2,15 @@
 
 GO      ?= go
 BIN     := bin
-VERSION ?= $(or $(patsubst v%,%,$(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/null)),0.1.0-dev)
+VERSION ?= $(shell cat VERSION)
 COMMIT  ?= $(or $(shell git rev-parse --short=12 HEAD 2>/dev/null),unknown)
+DIST    ?= dist
+ARCHES  ?= amd64 arm64
 ARCH    ?= $(shell $(GO) env GOARCH)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # Version and commit are written above: Go need not ask git, which refuses where
 # the tree belongs to somebody else.
-BUILD   := CGO_ENABLED=0 GOARCH=$(ARCH) $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)'
+BUILD   := $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)'
 
 # A member for trying things out, all of it below this directory.
 RUN_DIR := run
@@ -31,7 +33,7 @@ help: ## list the targets
 
 .PHONY: build
 build: ## build kvd and kvctl into bin/
-	$(BUILD) -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=0 GOARCH=$(ARCH) $(BUILD) -o $(BIN)/ ./cmd/...
 
 .PHONY: run
 run: build ## run one member on loopback, data under run/
@@ -118,12 +120,18 @@ generate: ## write the files that come from code: sample configuration, referenc
 	$(GO) generate ./...
 
 .PHONY: package
-package: build ## the deb and the rpm, into dist/
-	@mkdir -p dist
-	@for kind in deb rpm; do \
-		ARCH=$(ARCH) VERSION=$(VERSION) SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || date +%s) \
-		$(GO) tool -modfile=tools/nfpm/go.mod nfpm package --packager $$kind --target dist/ || exit 1; \
+package: export VERSION := $(VERSION)
+package: export SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
+package: HOST := $(shell $(GO) env GOHOSTARCH)
+package: ## deb and rpm of each of ARCHES (amd64 arm64) into DIST (dist); VERSION=x.y.z for another version
+	@mkdir -p $(DIST) && rm -f $(DIST)/kvd[_-]*.deb $(DIST)/kvd[_-]*.rpm
+	@set -e; for arch in $(sort $(ARCHES) $(HOST)); do \
+		(set -x; CGO_ENABLED=0 GOARCH=$$arch $(BUILD) -buildmode=pie -o $(DIST)/$$arch/ ./cmd/...); \
 	done
+	packaging/assemble $(DIST)/$(HOST) $(DIST)/made
+	@set -e; for arch in $(ARCHES); do for kind in deb rpm; do \
+		ARCH=$$arch DIST=$(DIST) $(GO) tool -modfile=tools/nfpm/go.mod nfpm package --packager $$kind --target $(DIST)/; \
+	done; done
 
 .PHONY: bench
 bench: build ## measure kvd and etcd side by side; see test/bench
@@ -136,4 +144,4 @@ check: ## all that CI requires
 
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf $(BIN) dist
+	rm -rf $(BIN) $(DIST)

@@ -22,7 +22,7 @@ var floors = [][]string{
 	{"replica", "peer", "watch"},             // engine
 	{"api", "gateway", "upkeep"},             // service
 	{"bootstrap"},                            // birth
-	{"config"},                               // settings
+	{"config", "offline"},                    // settings; files of who does not run
 	{"daemon"},                               // assembly
 }
 

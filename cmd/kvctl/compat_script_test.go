@@ -57,11 +57,14 @@ func grant(id int64) step {
 	}}
 }
 
-func compatScript() (script []step) {
-	for _, part := range [][]step{kvScript(), txnScript(), leaseScript(), watchScript(), memberScript(), globalScript(), authScript()} {
-		script = append(script, part...)
+// compatScripts are conversations of their own, each with new members.
+func compatScripts() map[string][]step {
+	return map[string][]step{
+		"kv": kvScript(), "txn": append(run("put a 1", "put p/1 x", "put p/2 y"), txnScript()...), "lease": leaseScript(), "watch": watchScript(),
+		"member": append(run("put a 1", "put a 2", "put b 3", "put b 4", "put c 5"), memberScript()...),
+		"global": globalScript(), "lock": lockScript(), "utility": append(mirrorScript(), checkScript()...),
+		"auth": append(userScript(), authScript()...),
 	}
-	return script
 }
 
 func kvScript() []step {
@@ -288,6 +291,96 @@ func globalScript() []step {
 		"get a --user=root:pw", "get a --user=root --password=pw", "get a --auth-jwt-token=abc", "get a --keepalive-time=1s --keepalive-timeout=3s",
 		"get a --discovery-srv=nowhere.invalid", "snapshot save x.db --endpoints=127.0.0.1:1,127.0.0.1:2",
 	)...)
+}
+
+func lockScript() []step {
+	lease := []string{`"Lease" : \d+`, `/[0-9a-f]{13,16}`}
+	return []step{
+		{line: "lock", hide: lease},
+		{line: "lock mine sh -c \"echo $ETCD_LOCK_REV in $ETCD_LOCK_KEY\"", hide: lease},
+		{line: "lock mine -- sh -c \"exit 7\"", hide: lease},
+		{line: "lock mine -- sh -c \"kill -9 $$\"", hide: lease},
+		{line: "lock mine /not/there", hide: lease},
+		{line: "lock mine --ttl=5 true", hide: lease},
+		{line: "lock mine", until: "mine/", hide: lease},
+		// A killed holder keeps its lock for as long as its lease.
+		{line: "lock yours -w fields", until: "Count", hide: lease},
+		{line: "lock mine --ttl=x"},
+		{line: "elect"}, {line: "elect a"}, {line: "elect a b c"}, {line: "elect -l a b"},
+		{line: "elect office me", until: "me\n", hide: lease},
+		{line: "elect bureau you -w fields", until: "Count", hide: lease},
+		{line: "elect -l office", until: "me\n", hide: lease},
+	}
+}
+
+func mirrorScript() []step {
+	return []step{
+		{line: "make-mirror"}, {line: "make-mirror a b"},
+		{line: "make-mirror --dest-prefix=x --no-dest-prefix 127.0.0.1:1 --command-timeout=1s"},
+		{line: "make-mirror 127.0.0.1:1 --dest-cacert=/none"},
+		{line: "make-mirror 127.0.0.1:1 --dest-cert=/none --dest-key=/none"},
+	}
+}
+
+func checkScript() []step {
+	return []step{
+		{line: "check perf --load=huge"}, {line: "check datascale --load=huge"},
+		{line: "put /etcdctl-check-perf/x 1"}, {line: "put /etcdctl-check-datascale/x 1"},
+		{line: "check perf", hide: []string{`'?(etcdctl|kvctl) del --prefix \S+`}},
+		{line: "check datascale", hide: []string{`'?(etcdctl|kvctl) del --prefix \S+`}},
+		{line: "del /etcdctl-check --prefix"},
+	}
+}
+
+// userScript is what there is about users and roles before authentication is
+// turned on; authScript goes on from there.
+func userScript() []step {
+	steps := run(
+		"auth status -w {rpc}", "auth enable", "auth enable x", "auth disable x", "auth status x", "auth disable",
+		"role list -w {kv}", "user list -w {rpc}",
+		"role add r1", "role add r2 -w {kv}", "role add r3 -w fields", "role add", "role add a b", `role add ""`,
+		"role get r1 -w {kv}", "role get none -w {kv}", "role get", "role get root",
+		"role grant-permission r1 read a -w {kv}", "role grant-permission r1 write b c", "role grant-permission r1 readwrite p/ --prefix",
+		"role grant-permission r1 READWRITE q/ --from-key", `role grant-permission r1 read "" --prefix`, `role grant-permission r1 write "" --from-key`,
+		`role grant-permission r1 read ""`, "role grant-permission r1 read z a", `role grant-permission r1 read "\xff" --prefix`,
+		"role grant-permission r1 all a", "role grant-permission r1 read", "role grant-permission none read a",
+		"role grant-permission r1 read a b --prefix", "role grant-permission r1 read a b --from-key", "role grant-permission r1 read a --prefix --from-key",
+		"role get r1 -w {kv}", "role get r1 --hex -w {kv}", "role list -w {kv}",
+		"role revoke-permission r1 a -w {kv}", "role revoke-permission r1 b c", "role revoke-permission r1 p/ --prefix",
+		"role revoke-permission r1 q/ --from-key", `role revoke-permission r1 "" --prefix`, "role revoke-permission r1", "role revoke-permission r1 none",
+		"role revoke-permission none a", "role get r1", "role delete r3 -w {kv}", "role delete r2 -w json", "role delete none", "role delete",
+		"user add", "user add u1:pw", "user add u2:pw -w json", "user add u3:pw -w fields", "user add u4:pw:with:colons -w protobuf",
+		"user add :pw", "user add u1:pw", "user add u5 --new-user-password=pw", "user add u6 --no-password", "user add u7 --no-password -w json",
+		"user list -w {rpc}", "user list x", "user get u1 -w {rpc}", "user get none", "user get", "user get u1 --detail",
+		"user grant-role u1 r1 -w {kv}", "user grant-role u1 none", "user grant-role none r1", "user grant-role u1",
+		"user get u1 -w {rpc}", "user get u1 --detail -w {kv}",
+		"user revoke-role u1 r1 -w fields", "user revoke-role u1 r1 -w {kv}", "user revoke-role u1", "user revoke-role none r1",
+		"user delete u2 -w {kv}", "user delete u3 -w fields", "user delete none", "user delete", "user passwd", "user passwd a b",
+	)
+	// Without a terminal etcdctl's helper complains about it and goes on.
+	noTerminal := []string{`stty: .*\n`}
+	return append(steps,
+		step{line: "user add u8", input: "pw\npw\n", hide: noTerminal},
+		step{line: "user add u9", input: "pw\nother\n", hide: noTerminal},
+		step{line: "user add u9", input: "\n", hide: noTerminal},
+		step{line: "user add u9", input: "", hide: noTerminal},
+		step{line: "user add u9 --interactive=false", input: "  pw more\n"},
+		step{line: "user passwd u9", input: "new\nnew\n", hide: noTerminal},
+		step{line: "user passwd u9 -w fields --interactive=false", input: "pw\n"},
+		step{line: "user passwd none --interactive=false", input: "pw\n"},
+		step{line: "user delete u8 -w protobuf"},
+		step{line: "user add root:secret"},
+		step{line: "auth enable"},
+		step{line: "auth status"},
+		step{line: "auth status --user=root:secret -w {rpc}"},
+		step{line: "auth enable --user=root:secret"},
+		step{line: "user list --user=u9:pw"}, step{line: "user get u9 --user=u9:pw"}, step{line: "user get u1 --user=u9:pw"},
+		step{line: "role get root --user=root:secret -w {kv}"},
+		step{line: "user get root --user=root:secret --detail"},
+		step{line: "lock mine true --user=u9:pw", hide: []string{`\(\w+\) .*\n`}}, // kvctl gives the lease back, which is logged
+		step{line: "auth disable"}, step{line: "auth disable --user=u9:pw"}, step{line: "auth disable --user=root:secret"},
+		step{line: "user delete root"}, step{line: "role delete root"},
+	)
 }
 
 func authScript() []step {

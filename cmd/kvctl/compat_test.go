@@ -34,11 +34,20 @@ func TestEqualsEtcdctlAgainstEtcd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	theirs := &twin{binary: etcdctl, prefix: "ETCDCTL_", member: startEtcd(t, etcd)}
-	ours := &twin{binary: self, prefix: "KVCTL_", env: []string{asKvctl + "=1"}, member: startEtcd(t, etcd)}
+	for name, script := range compatScripts() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			theirs := &twin{binary: etcdctl, prefix: "ETCDCTL_", member: startEtcd(t, etcd)}
+			ours := &twin{binary: self, prefix: "KVCTL_", env: []string{asKvctl + "=1"}, member: startEtcd(t, etcd)}
+			compareTwins(t, theirs, ours, script)
+		})
+	}
+}
 
+func compareTwins(t *testing.T, theirs, ours *twin, script []step) {
+	t.Helper()
 	compared := 0
-	for _, s := range compatScript() {
+	for _, s := range script {
 		for _, line := range s.lines() {
 			if s.prepare != nil {
 				for _, m := range []*member{theirs.member, ours.member} {

@@ -211,6 +211,7 @@ var (
 // steady takes out what no two runs share: how long something took, and the
 // width of a table's column that shows it.
 func steady(text string) string {
+	text = barOfWork.ReplaceAllString(text, "")
 	text = tookField.ReplaceAllString(text, "${1}TIME")
 	if strings.Contains(text, "TOOK") {
 		text = tookCell.ReplaceAllString(text, "│ TIME │")
@@ -221,6 +222,9 @@ func steady(text string) string {
 	}
 	return text
 }
+
+// barOfWork is what a bar wrote and took away again.
+var barOfWork = regexp.MustCompile(`(?:\r\x1b\[K[^\r]*)+\r\x1b\[K`)
 
 // plainErrors shortens the client library's JSON log lines to what they say,
 // and takes out the usage that follows a mistake: kvctl's has its own words.

@@ -55,6 +55,8 @@ func (s *session) defragment(endpoint string) (took time.Duration, err error) {
 	defer hangUp(c)
 	ctx, cancel := s.context()
 	defer cancel()
+	shown := s.bar("defragmenting "+endpoint, 0, nil)
+	defer shown.clear()
 	begun := time.Now()
 	_, err = c.Defragment(ctx, endpoint)
 	return time.Since(begun), err

@@ -51,7 +51,12 @@ func TestFlagsAndDefaultsAreEtcdctls(t *testing.T) {
 		"endpoint -h", "endpoint health -h", "endpoint status -h", "endpoint hashkv -h",
 		"member -h", "member list -h", "member add -h", "member update -h", "member remove -h", "member promote -h",
 		"downgrade -h", "downgrade validate -h", "downgrade enable -h", "downgrade cancel -h",
-		"alarm list -h", "alarm disarm -h", "defrag -h", "move-leader -h", "snapshot save -h", "version -h", "completion -h",
+		"alarm list -h", "alarm disarm -h", "defrag -h", "move-leader -h", "snapshot -h", "snapshot save -h",
+		"lock -h", "elect -h", "make-mirror -h", "check -h", "check perf -h", "check datascale -h",
+		"auth -h", "auth enable -h", "auth disable -h", "auth status -h",
+		"user -h", "user add -h", "user delete -h", "user get -h", "user list -h", "user passwd -h", "user grant-role -h", "user revoke-role -h",
+		"role -h", "role add -h", "role delete -h", "role get -h", "role list -h", "role grant-permission -h", "role revoke-permission -h",
+		"version -h", "completion -h", "options -h", "help -h",
 	} {
 		args := strings.Fields(line)
 		theirs, err := exec.CommandContext(t.Context(), etcdctl, args...).Output()
@@ -152,18 +157,47 @@ func TestTrailingHashIsFoundHoweverThePiecesFall(t *testing.T) {
 	}
 }
 
-func TestProgressIsShownAndTakenAway(t *testing.T) {
-	var line bytes.Buffer
-	p := &progress{to: &line, begun: time.Now()}
-	p.clear()
-	if line.Len() != 0 {
-		t.Errorf("cleared before anything was shown: %q", &line)
+func TestBarsSayHowFarTheWorkIs(t *testing.T) {
+	for _, c := range []struct {
+		bar  *bar
+		done int64
+		took time.Duration
+		want string
+	}{
+		{&bar{label: "saving", total: 4_000_000, unit: inBytes()}, 1_000_000, 2 * time.Second,
+			"saving  [======                  ]   25%   1.0 MB of 4.0 MB   500 kB/s   6s left"},
+		{&bar{label: "saving", total: 4_000_000, unit: inBytes()}, 5_000_000, 5 * time.Second,
+			"saving  [========================]  100%   5.0 MB of 4.0 MB   1.0 MB/s"},
+		{&bar{label: "saving", unit: inBytes()}, 3_000, time.Second, "saving   3.0 kB   3.0 kB/s"},
+		{&bar{label: "copying", total: 12_000, unit: counting("keys")}, 3_000, time.Second / 2,
+			"copying  [======                  ]   25%   3,000 keys of 12,000 keys   6,000 keys/s"},
+		{&bar{label: "measuring", total: int64(time.Minute), unit: inTime()}, int64(30 * time.Second), 30 * time.Second,
+			"measuring  [============            ]   50%   30s of 1m0s"},
+		{&bar{label: "defragmenting x"}, 0, 3500 * time.Millisecond, "defragmenting x  3s"},
+	} {
+		c.bar.add(c.done)
+		squeeze := func(s string) string { return strings.Join(strings.Fields(s), " ") }
+		if got := c.bar.text(c.took); squeeze(got) != squeeze(c.want) {
+			t.Errorf("after %v: %q, not %q", c.took, got, c.want)
+		}
 	}
-	if _, err := io.Copy(p, strings.NewReader(strings.Repeat("x", 3000))); err != nil {
+}
+
+func TestBarIsShownAndTakenAway(t *testing.T) {
+	var line bytes.Buffer
+	b := (&program{errs: &line}).bar("saving", 0, inBytes())
+	b.add(5)
+	b.clear()
+	if line.Len() != 0 {
+		t.Errorf("shown where nobody looks: %q", &line)
+	}
+	b = (&program{errs: &line, terminal: true}).bar("saving", 0, inBytes())
+	if _, err := io.Copy(b, strings.NewReader("xyz")); err != nil {
 		t.Fatal(err)
 	}
-	p.clear()
-	if got := line.String(); !strings.Contains(got, "3.0 kB received, ") || !strings.HasSuffix(got, "\r\x1b[K") {
-		t.Errorf("shown: %q", got)
+	b.clear()
+	b.clear() // once more does no harm
+	if got := line.String(); !strings.Contains(got, "saving  0 B") || !strings.HasSuffix(got, eraseLine) || b.done.Load() != 3 {
+		t.Errorf("shown: %q, counted %d", got, b.done.Load())
 	}
 }

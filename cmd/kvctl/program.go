@@ -58,6 +58,8 @@ func (p *program) does(f func(cmd *cobra.Command, args []string) error) func(*co
 const (
 	groupKV      = "kv"
 	groupCluster = "cluster maintenance"
+	groupLocks   = "concurrency"
+	groupAuth    = "authentication"
 	groupUtility = "utility"
 )
 
@@ -72,6 +74,8 @@ func (p *program) root() *cobra.Command {
 	root.AddGroup(
 		&cobra.Group{ID: groupKV, Title: "Key-value commands"},
 		&cobra.Group{ID: groupCluster, Title: "Cluster maintenance commands"},
+		&cobra.Group{ID: groupLocks, Title: "Concurrency commands"},
+		&cobra.Group{ID: groupAuth, Title: "Authentication commands"},
 		&cobra.Group{ID: groupUtility, Title: "Utility commands"},
 	)
 	root.AddCommand(
@@ -79,6 +83,9 @@ func (p *program) root() *cobra.Command {
 		p.watchCommand(), p.leaseCommand(), p.compactionCommand(),
 		p.endpointCommand(), p.memberCommand(), p.alarmCommand(),
 		p.defragCommand(), p.moveLeaderCommand(), p.downgradeCommand(), p.snapshotCommand(),
+		p.lockCommand(), p.electCommand(),
+		p.authCommand(), p.userCommand(), p.roleCommand(),
+		p.mirrorCommand(), p.checkCommand(),
 		p.versionCommand(), p.completionCommand(), p.optionsCommand(),
 	)
 	root.SetHelpCommandGroupID(groupUtility)

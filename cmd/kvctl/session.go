@@ -148,7 +148,7 @@ func (p *program) identity() (*clientv3.AuthConfig, error) {
 	name, password, given := strings.Cut(g.user, ":")
 	if !given {
 		var err error
-		if password, err = askPassword(p.in, p.out); err != nil {
+		if password, err = askPassword("Password: ", p.in, p.out); err != nil {
 			return nil, fail(exitError, err)
 		}
 	}

@@ -95,6 +95,7 @@ func (s *session) save(ctx context.Context, c *clientv3.Client, path string) (se
 	s.log.Info("created temporary db file", zap.String("path", part))
 
 	begun := time.Now()
+	expected := s.databaseBytes(ctx, c)
 	resp, err := c.SnapshotWithVersion(ctx)
 	if err != nil {
 		return "", err
@@ -103,7 +104,7 @@ func (s *session) save(ctx context.Context, c *clientv3.Client, path string) (se
 	s.log.Info("fetching snapshot", zap.String("endpoint", s.spec.Endpoints[0]))
 
 	sum := newTrailing()
-	shown := s.progress()
+	shown := s.bar("saving", expected, inBytes())
 	size, err := io.Copy(io.MultiWriter(f, sum, shown), resp.Snapshot)
 	shown.clear()
 	if err != nil {
@@ -132,6 +133,20 @@ func (s *session) save(ctx context.Context, c *clientv3.Client, path string) (se
 	}
 	s.log.Info("saved", zap.String("path", path))
 	return resp.Version, nil
+}
+
+// databaseBytes is how much the bar should expect; 0 if nobody looks or knows.
+func (s *session) databaseBytes(ctx context.Context, c *clientv3.Client) int64 {
+	if !s.terminal {
+		return 0
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.globals.commandTimeout)
+	defer cancel()
+	status, err := c.Status(ctx, s.spec.Endpoints[0])
+	if err != nil {
+		return 0
+	}
+	return status.DbSize
 }
 
 // syncDir makes a rename in dir outlive a power cut.
@@ -171,36 +186,4 @@ func (t *trailing) check(size int64) error {
 		return fmt.Errorf("sha256 checksum mismatch: the server sent %x, what arrived has %x; nothing was saved, try again", t.last, got)
 	}
 	return nil
-}
-
-// progress shows on a terminal how much has come; elsewhere it does nothing.
-type progress struct {
-	to    io.Writer // nil: nobody looks
-	begun time.Time
-	shown time.Time // zero: nothing yet
-	size  uint64
-}
-
-func (s *session) progress() *progress {
-	if !s.terminal {
-		return &progress{}
-	}
-	return &progress{to: s.errs, begun: time.Now()}
-}
-
-func (p *progress) Write(b []byte) (int, error) {
-	p.size += uint64(len(b))
-	if now := time.Now(); p.to != nil && now.Sub(p.shown) >= 200*time.Millisecond {
-		p.shown = now
-		rate := float64(p.size) / max(now.Sub(p.begun).Seconds(), 0.001)
-		fmt.Fprintf(p.to, "\r\x1b[K%s received, %s/s", humanize.Bytes(p.size), humanize.Bytes(uint64(rate)))
-	}
-	return len(b), nil
-}
-
-// clear leaves the terminal's line to whoever writes next.
-func (p *progress) clear() {
-	if !p.shown.IsZero() {
-		fmt.Fprint(p.to, "\r\x1b[K")
-	}
 }

@@ -17,8 +17,8 @@ func isTerminal(f *os.File) bool {
 
 // askPassword reads one line, unseen when in is a terminal. The prompt goes
 // to out, as etcdctl's does.
-func askPassword(in io.Reader, out io.Writer) (string, error) {
-	fmt.Fprint(out, "Password: ")
+func askPassword(prompt string, in io.Reader, out io.Writer) (string, error) {
+	fmt.Fprint(out, prompt)
 	defer fmt.Fprintln(out)
 	if f, ok := in.(*os.File); ok && isTerminal(f) {
 		show, err := hideTyping(f)

@@ -26,19 +26,20 @@ func main() {
 
 // run chooses the verb; without one the daemon runs.
 func run(args []string, out, errs io.Writer) int {
-	if len(args) > 0 {
-		switch args[0] {
-		case "config":
-			return runConfig(args[1:], out, errs)
-		case "member":
-			return runMember(args[1:], os.Stdin, out, errs)
-		case "version":
-			return printVersion(out)
-		case "help":
-			return printUsage(out)
-		}
+	if t := newTool(out, errs); t.isVerb(args) {
+		return t.run(args)
 	}
 	return runDaemon(args, out, errs)
+}
+
+// verb is one that reads its arguments by itself.
+type verb func(args []string, out, errs io.Writer) int
+
+func runVersion(_ []string, out, _ io.Writer) int { return printVersion(out) }
+func runHelp(_ []string, out, _ io.Writer) int    { return printUsage(out) }
+
+func runMemberHere(args []string, out, errs io.Writer) int {
+	return runMember(args, os.Stdin, out, errs)
 }
 
 func printVersion(out io.Writer) int {

@@ -52,6 +52,8 @@ type Member interface {
 	Flush(ctx context.Context) error
 	Copy(ctx context.Context) (*store.Copy, error)
 	Defragment(ctx context.Context) error
+	// Pending is the bytes that wait to be written to the store.
+	Pending() int
 }
 
 // Store is what the services ask of the database file.
@@ -66,7 +68,7 @@ type Options struct {
 	MaxTxnOps        int           // operations in a transaction; 128
 	MaxRequestBytes  int           // one request in the log; 1.5 MiB
 	MaxStreams       uint32        // streams at once on one connection; no limit
-	QuotaBytes       int64         // size of the database that raises the alarm; 2 GiB; negative: none
+	QuotaBytes       int64         // bytes in use in the database that raise the alarm; 2 GiB; negative: none
 	ProgressInterval time.Duration // between progress messages of a quiet watcher; 10 min, at least 100 ms
 	SlowRequest      time.Duration // a unary call that takes longer is logged; 300 ms
 	Election         time.Duration // election timeout: streams that need a leader end after three without one; 1 s
@@ -140,6 +142,7 @@ type API struct {
 	server    *grpc.Server
 	watching  sinks
 	streams   streams // those that end before their clients want it
+	locals    *locals // calls from within the process
 }
 
 // New makes the services; nothing is served before Run.
@@ -155,9 +158,11 @@ func New(o Options, p Parts) *API {
 		a.peers = nobody{}
 	}
 	a.server = grpc.NewServer(a.options()...)
-	for _, s := range a.services() {
+	services := a.services()
+	for _, s := range services {
 		a.server.RegisterService(s, a)
 	}
+	a.locals = newLocals(services)
 	return a
 }
 

@@ -13,6 +13,7 @@ import (
 func (a *API) services() []*grpc.ServiceDesc {
 	return []*grpc.ServiceDesc{
 		a.kvService(), a.watchService(), a.leaseService(), a.clusterService(), a.maintenanceService(), a.authService(), a.healthService(),
+		a.electionService(), a.lockService(),
 	}
 }
 

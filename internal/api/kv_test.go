@@ -242,7 +242,7 @@ func TestAFullDatabaseRaisesTheAlarm(t *testing.T) {
 	if err := s.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	conn := serve(t, s, Options{QuotaBytes: s.file.Size() + 300})
+	conn := serve(t, s, Options{QuotaBytes: s.file.InUse() + 300 + 256 + 5})
 	kv := pb.NewKVClient(conn)
 	put(t, kv, "k", "fits")
 	// Before anything else is looked at: the key is missing too.

@@ -39,10 +39,19 @@ func (a *API) leaseGrant(ctx context.Context, r *pb.LeaseGrantRequest, _ []byte)
 	if err := a.checkQuota(ctx, req); err != nil {
 		return nil, err
 	}
-	for r.ID == 0 {
-		r.ID = rand.Int64() // chosen before it is proposed: the log decides nothing
+	if r.ID == 0 {
+		r.ID = newLease()
 	}
 	return a.propose(ctx, req, nil)
+}
+
+// newLease chooses a lease's ID before it is proposed: the log decides nothing.
+func newLease() int64 {
+	for {
+		if id := rand.Int64(); id != 0 {
+			return id
+		}
+	}
 }
 
 func (a *API) leaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest, _ []byte) (any, error) {

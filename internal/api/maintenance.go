@@ -85,14 +85,19 @@ func storageVersion(v *state.View) string {
 }
 
 func (a *API) defragment(ctx context.Context, _ *pb.DefragmentRequest, _ []byte) (any, error) {
+	if err := a.Defragment(ctx); err != nil {
+		return nil, err
+	}
+	return &pb.DefragmentResponse{}, nil
+}
+
+// Defragment defragments this member's database.
+func (a *API) Defragment(ctx context.Context) error {
 	if a.o.RefuseOnDefrag {
 		a.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 		defer a.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	}
-	if err := a.member.Defragment(ctx); err != nil {
-		return nil, err
-	}
-	return &pb.DefragmentResponse{}, nil
+	return a.member.Defragment(ctx)
 }
 
 // hash is of all rows on disk: so they must be there.

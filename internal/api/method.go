@@ -104,7 +104,7 @@ func unary[R any](a *API, service, name string, decode func([]byte) (R, error), 
 			m.started.Inc()
 			reply, err := handle(ctx, read)
 			m.done(err, began)
-			if took := time.Since(began); took > a.o.SlowRequest {
+			if took := time.Since(began); took > a.o.SlowRequest && m.rule.marks&waits == 0 {
 				m.slow(ctx, took, err)
 			}
 			return reply, err

@@ -31,7 +31,7 @@ func (a *API) options() []grpc.ServerOption {
 	o := []grpc.ServerOption{
 		grpc.Creds(handshake{}),
 		grpc.ForceServerCodecV2(codec{a.metrics}),
-		grpc.MaxRecvMsgSize(a.o.MaxRequestBytes + overhead),
+		grpc.MaxRecvMsgSize(a.maxMessage()),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.WriteBufferSize(writeBuffer),
@@ -75,11 +75,19 @@ func (a *API) Run(ctx context.Context, listeners ...net.Listener) error {
 // has not by the end of the grace time.
 func (a *API) stop() {
 	a.health.Shutdown()
+	a.locals.refuse()
 	a.streams.end(errStopped)
-	late := time.AfterFunc(a.o.Grace, a.server.Stop)
+	late := time.AfterFunc(a.o.Grace, func() {
+		close(a.locals.late)
+		a.server.Stop()
+	})
 	a.server.GracefulStop()
+	a.locals.running.Wait() // those that wait for their clients end when it is late
 	late.Stop()
 }
+
+// maxMessage is how long a request may be, in bytes.
+func (a *API) maxMessage() int { return a.o.MaxRequestBytes + overhead }
 
 // watchMember ends the streams that asked to need a leader once there has been
 // none for three election timeouts, and those that read once this member is

@@ -47,6 +47,8 @@ type solo struct {
 	matches map[member.ID]uint64
 	peers   Peers
 	tokens  Tokens
+	heard   func(entry []byte) // what is proposed; nil: nobody listens
+	pending atomic.Int64       // what was applied and not flushed, as it is reckoned
 }
 
 func newSolo(t testing.TB) *solo {
@@ -99,6 +101,9 @@ func (s *solo) apply(e state.Entry) (any, error) {
 		}
 	}
 	s.tokens.Changed(out.Tokens)
+	if e.Request != nil {
+		s.pending.Add(state.Cost(e.Request))
+	}
 	view := s.machine.View()
 	s.shown.Store(view)
 	if len(out.Events) > 0 {
@@ -109,6 +114,8 @@ func (s *solo) apply(e state.Entry) (any, error) {
 	}
 	return out.Reply, out.Err
 }
+
+func (s *solo) Pending() int { return int(s.pending.Load()) }
 
 // sweep completes a compaction.
 func (s *solo) sweep() {
@@ -132,6 +139,9 @@ func (s *solo) Propose(_ context.Context, req *state.Request, raw []byte) (any, 
 	entry, err := state.Encode(req, raw)
 	if err != nil {
 		return nil, err
+	}
+	if s.heard != nil {
+		s.heard(entry)
 	}
 	if req, err = state.Decode(entry); err != nil {
 		return nil, err
@@ -224,6 +234,7 @@ func (s *solo) Flush(context.Context) error {
 }
 
 func (s *solo) flush() error {
+	s.pending.Store(0)
 	if batch := s.machine.Take(); batch != nil {
 		if err := s.file.Commit(store.Stamp{Index: s.index, Term: 2}, batch); err != nil {
 			return err

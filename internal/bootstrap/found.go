@@ -45,7 +45,7 @@ func (m *Member) found(ctx context.Context, o *Options, born *birth) (err error)
 	if err != nil {
 		return fmt.Errorf("make the log: %w", err)
 	}
-	return m.begin(born)
+	return m.begin(born, 0)
 }
 
 // unborn looks for signs that a member has lived here, whose log is missing.
@@ -91,8 +91,9 @@ func (m *Member) makeStore(o *Options) error {
 
 // begin writes the entries that every log of the cluster begins with: each of
 // its first members is added, in the order of their IDs, at term 1. Who joins a
-// cluster gets them from there.
-func (m *Member) begin(born *birth) error {
+// cluster gets them from there. Vote is whom the member has voted for at that
+// term; 0: nobody.
+func (m *Member) begin(born *birth, vote uint64) error {
 	if len(born.changes) == 0 {
 		return nil
 	}
@@ -106,7 +107,7 @@ func (m *Member) begin(born *birth) error {
 			Type: raftpb.EntryConfChange.Enum(), Term: new(uint64(1)), Index: new(uint64(i + 1)), Data: data,
 		})
 	}
-	state := &raftpb.HardState{Term: new(uint64(1)), Vote: new(uint64(0)), Commit: new(uint64(len(entries)))}
+	state := &raftpb.HardState{Term: new(uint64(1)), Vote: &vote, Commit: new(uint64(len(entries)))}
 	if err := m.Log.Append(state, entries, true); err != nil {
 		return fmt.Errorf("begin the log: %w", err)
 	}

@@ -30,7 +30,7 @@ func Hold(dir string) (*Lock, error) {
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("lock the data directory %s: %w", path, err)
 		}
-		return nil, fmt.Errorf("%w: %s holds %s; stop it first, or give this member a data directory of its own", ErrHeld, holderOf(path), path)
+		return nil, fmt.Errorf("%w: %s holds %s; stop it first, or give this member a data directory of its own", ErrHeld, HolderOf(path), path)
 	}
 	return &Lock{file}, nil
 }
@@ -39,9 +39,9 @@ func Hold(dir string) (*Lock, error) {
 // processes lock two files of one name.
 func (l *Lock) Release() error { return l.file.Close() }
 
-// holderOf names the process that has a lock on path: "process 12 (kvd)". It is
+// HolderOf names the process that has a lock on path: "process 12 (kvd)". It is
 // "another process" when the kernel does not tell, as between containers.
-func holderOf(path string) string {
+func HolderOf(path string) string {
 	const unknown = "another process"
 	info, err := os.Stat(path)
 	if err != nil {

@@ -213,7 +213,7 @@ func (r *Remains) keepOut(paths ...string) error {
 			if !errors.Is(err, unix.EWOULDBLOCK) {
 				return fmt.Errorf("lock the data directory %s: %w", path, err)
 			}
-			return fmt.Errorf("%w: %s holds %s; stop it first", ErrHeld, holderOf(path), path)
+			return fmt.Errorf("%w: %s holds %s; stop it first", ErrHeld, HolderOf(path), path)
 		}
 	}
 	return nil

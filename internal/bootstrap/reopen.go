@@ -88,7 +88,7 @@ func (m *Member) openStore(o *Options) (err error) {
 	m.Store, err = store.Open(o.storePath(), o.Store)
 	if errors.Is(err, store.ErrLocked) {
 		return fmt.Errorf("%w: %s has %s open; stop it first, or give this member a data directory of its own",
-			ErrHeld, holderOf(o.storePath()), o.storePath())
+			ErrHeld, HolderOf(o.storePath()), o.storePath())
 	}
 	if err != nil {
 		return fmt.Errorf("open the database: %w", err)
@@ -104,6 +104,12 @@ func (m *Member) checkVersion(o *Options) (err error) {
 		return fmt.Errorf("read the database: %w", err)
 	}
 	defer reader.Close()
+	return CheckVersion(reader, o.storePath())
+}
+
+// CheckVersion refuses a database, the file at path, whose layout this version
+// might misread.
+func CheckVersion(reader store.Reader, path string) error {
 	row := reader.Value(store.Meta, []byte(state.StorageVersion))
 	if row == nil {
 		return nil // 3.5, or nothing yet
@@ -113,7 +119,7 @@ func (m *Member) checkVersion(o *Options) (err error) {
 		return nil
 	}
 	return fmt.Errorf("%w: %s: version %q is not supported, this one reads %s to %s; start the version that wrote it, or take its snapshot and restore that with a version in between",
-		ErrVersion, o.storePath(), row, oldestStorage, state.ClusterVersion)
+		ErrVersion, path, row, oldestStorage, state.ClusterVersion)
 }
 
 // fit checks that the log goes on where the database ends.
@@ -163,7 +169,7 @@ func (m *Member) resume(ctx context.Context, o *Options) error {
 			ErrInconsistent, m.ID, m.Cluster, born.self, born.cluster, o.memberDir())
 	}
 	m.New = true
-	return m.begin(born)
+	return m.begin(born, 0)
 }
 
 // wait leaves it to the cluster to contact this member. It asks who is there,

@@ -69,6 +69,7 @@ type Listen struct {
 	Metrics      []url.URL
 	ReusePort    bool
 	ReuseAddress bool
+	AllowPlain   bool // beyond loopback, whatever is at stake
 }
 
 // Advertise is where others are told that this member is reached.
@@ -132,6 +133,10 @@ type Store struct {
 	ValueCacheBytes  int64         // for the values of latest revisions
 	DefragAtStartMiB uint          // defragment at start if this much is gained; 0: never
 	WarnApply        time.Duration // log an apply that takes longer
+
+	AutoDisarm        bool  // the NOSPACE alarm goes when there is space again
+	DefragFreePercent uint  // defragment when so much of the file is free; 0: never
+	DefragFreeBytes   int64 // and at least so much
 }
 
 // Limits bound what one request may ask.

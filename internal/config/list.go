@@ -158,6 +158,17 @@ type InitialCluster struct {
 // String is the list as it was written.
 func (c InitialCluster) String() string { return c.written }
 
+// ParseInitialCluster reads a list of NAME=URL.
+func ParseInitialCluster(text string) (c InitialCluster, err error) {
+	err = members{&c}.set(text)
+	return c, err
+}
+
+// ParseURLs reads a comma list of URLs, with etcd's rules.
+func ParseURLs(text string) (all []url.URL, err error) {
+	return parseURLs(strings.Split(text, ","))
+}
+
 type members struct{ to *InitialCluster }
 
 func (m members) set(s string) error {

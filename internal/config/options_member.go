@@ -74,7 +74,7 @@ func memberOptions() []*option {
 		},
 		{
 			name: "quota-backend-bytes", section: sectionMember, standard: "0",
-			help: "Size of the store beyond which an alarm is raised and writes are refused (0 means 2 GiB, negative no quota).",
+			help: "Bytes in use in the store beyond which an alarm is raised and writes are refused (0 means 2 GiB, negative no quota). etcd counts free pages, too.",
 			bind: func(c *Config) value { return size{&c.Store.QuotaBytes, true} },
 		},
 		{

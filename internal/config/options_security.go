@@ -7,12 +7,12 @@ func securityOptions() []*option {
 func clientSecurity() []*option {
 	return []*option{
 		{
-			name: "cert-file", section: sectionSecurity, values: "path", traits: path,
+			name: "cert-file", section: sectionSecurity, values: "path", traits: path | reloadable,
 			help: "Certificate shown to clients.",
 			bind: func(c *Config) value { return text{&c.ClientTLS.CertFile} },
 		},
 		{
-			name: "key-file", section: sectionSecurity, values: "path", traits: path,
+			name: "key-file", section: sectionSecurity, values: "path", traits: path | reloadable,
 			help: "Key of that certificate.",
 			bind: func(c *Config) value { return text{&c.ClientTLS.KeyFile} },
 		},
@@ -22,17 +22,17 @@ func clientSecurity() []*option {
 			bind: func(c *Config) value { return boolean{&c.ClientTLS.ClientCertAuth} },
 		},
 		{
-			name: "client-cert-file", section: sectionSecurity, values: "path", traits: path,
+			name: "client-cert-file", section: sectionSecurity, values: "path", traits: path | reloadable,
 			help: "Certificate shown where this member is itself a client. Not set: cert-file.",
 			bind: func(c *Config) value { return text{&c.ClientTLS.ClientCertFile} },
 		},
 		{
-			name: "client-key-file", section: sectionSecurity, values: "path", traits: path,
+			name: "client-key-file", section: sectionSecurity, values: "path", traits: path | reloadable,
 			help: "Key of that certificate.",
 			bind: func(c *Config) value { return text{&c.ClientTLS.ClientKeyFile} },
 		},
 		{
-			name: "client-crl-file", section: sectionSecurity, values: "path", traits: path,
+			name: "client-crl-file", section: sectionSecurity, values: "path", traits: path | reloadable,
 			help: "List of revoked client certificates.",
 			bind: func(c *Config) value { return text{&c.ClientTLS.CRLFile} },
 		},
@@ -42,7 +42,7 @@ func clientSecurity() []*option {
 			bind: func(c *Config) value { return list{&c.ClientTLS.AllowedHostnames} },
 		},
 		{
-			name: "trusted-ca-file", section: sectionSecurity, values: "path", traits: path,
+			name: "trusted-ca-file", section: sectionSecurity, values: "path", traits: path | reloadable,
 			help: "Certificates of the authorities that clients are verified by. Setting it requires a certificate of clients.",
 			bind: func(c *Config) value { return text{&c.ClientTLS.TrustedCAFile} },
 		},
@@ -57,12 +57,12 @@ func clientSecurity() []*option {
 func peerSecurity() []*option {
 	return []*option{
 		{
-			name: "peer-cert-file", section: sectionSecurity, values: "path", traits: path,
+			name: "peer-cert-file", section: sectionSecurity, values: "path", traits: path | reloadable,
 			help: "Certificate shown to other members.",
 			bind: func(c *Config) value { return text{&c.PeerTLS.CertFile} },
 		},
 		{
-			name: "peer-key-file", section: sectionSecurity, values: "path", traits: path,
+			name: "peer-key-file", section: sectionSecurity, values: "path", traits: path | reloadable,
 			help: "Key of that certificate.",
 			bind: func(c *Config) value { return text{&c.PeerTLS.KeyFile} },
 		},
@@ -72,17 +72,17 @@ func peerSecurity() []*option {
 			bind: func(c *Config) value { return boolean{&c.PeerTLS.ClientCertAuth} },
 		},
 		{
-			name: "peer-client-cert-file", section: sectionSecurity, values: "path", traits: path,
+			name: "peer-client-cert-file", section: sectionSecurity, values: "path", traits: path | reloadable,
 			help: "Certificate shown when calling other members. Not set: peer-cert-file.",
 			bind: func(c *Config) value { return text{&c.PeerTLS.ClientCertFile} },
 		},
 		{
-			name: "peer-client-key-file", section: sectionSecurity, values: "path", traits: path,
+			name: "peer-client-key-file", section: sectionSecurity, values: "path", traits: path | reloadable,
 			help: "Key of that certificate.",
 			bind: func(c *Config) value { return text{&c.PeerTLS.ClientKeyFile} },
 		},
 		{
-			name: "peer-trusted-ca-file", section: sectionSecurity, values: "path", traits: path,
+			name: "peer-trusted-ca-file", section: sectionSecurity, values: "path", traits: path | reloadable,
 			help: "Certificates of the authorities that other members are verified by.",
 			bind: func(c *Config) value { return text{&c.PeerTLS.TrustedCAFile} },
 		},
@@ -107,7 +107,7 @@ func peerSecurity() []*option {
 			bind: func(c *Config) value { return boolean{&c.PeerTLS.Auto} },
 		},
 		{
-			name: "peer-crl-file", section: sectionSecurity, values: "path", traits: path,
+			name: "peer-crl-file", section: sectionSecurity, values: "path", traits: path | reloadable,
 			help: "List of revoked peer certificates.",
 			bind: func(c *Config) value { return text{&c.PeerTLS.CRLFile} },
 		},

@@ -156,6 +156,11 @@ func ownOptions() []*option {
 			bind: func(c *Config) value { return text{&c.sink.configFile} },
 		},
 		{
+			name: "allow-insecure-listen", section: sectionOwn, standard: "false", traits: own,
+			help: "Listen for clients and members in plain text beyond this machine. Not set: it is warned about, and refused when authentication is on.",
+			bind: func(c *Config) value { return boolean{&c.Listen.AllowPlain} },
+		},
+		{
 			name: "value-cache-bytes", section: sectionOwn, standard: "64MiB", traits: own,
 			help: "Memory for the values of the latest revisions (0 means none).",
 			bind: func(c *Config) value { return size{&c.Store.ValueCacheBytes, false} },
@@ -164,6 +169,21 @@ func ownOptions() []*option {
 			name: "flush-interval", section: sectionOwn, standard: "100ms", traits: own,
 			help: "Time that rows may wait before they are written to the store. Nothing acknowledged depends on it: the log has it.",
 			bind: func(c *Config) value { return duration{&c.Store.FlushInterval} },
+		},
+		{
+			name: "auto-disarm-nospace", section: sectionOwn, standard: "true", traits: own,
+			help: "Lower this member's NOSPACE alarm when less than nine tenths of the quota are in use. false: somebody has to, as with etcd.",
+			bind: func(c *Config) value { return boolean{&c.Store.AutoDisarm} },
+		},
+		{
+			name: "auto-defrag-free-percent", section: sectionOwn, standard: "50", values: "0 to 100", traits: own,
+			help: "Defragment the database when so much of its file is free (0 means never). Members do it one after the other, the leader last, and serve meanwhile.",
+			bind: func(c *Config) value { return number[uint]{&c.Store.DefragFreePercent, 0} },
+		},
+		{
+			name: "auto-defrag-free-bytes", section: sectionOwn, standard: "256MiB", traits: own,
+			help: "And at least so much is free.",
+			bind: func(c *Config) value { return size{&c.Store.DefragFreeBytes, false} },
 		},
 		{
 			name: "version", section: sectionOwn, standard: "false", traits: outside,

@@ -12,47 +12,81 @@ import (
 	"kvd/internal/listen"
 )
 
-// certificates are those of the configuration, where it asks for it with one
-// that this member made itself.
-func (m *running) certificates() (client, peer config.Certificates, err error) {
+// loadCredentials reads the files of both sides. Those of clients are read if one of their ports asks for TLS.
+func (m *running) loadCredentials() error {
 	c := m.config
 	clients := slices.Concat(c.Listen.Client, c.Listen.ClientHTTP)
-	if client, err = m.selfSigned("client", c.ClientTLS, clients, slices.Concat(clients, c.Listen.Metrics)); err != nil {
-		return client, peer, err
+	users := slices.Concat(clients, c.Listen.Metrics)
+	files, own, err := m.certificates("client", c.ClientTLS, clients, users)
+	if err != nil {
+		return err
 	}
-	peer, err = m.selfSigned("peer", c.PeerTLS, c.Listen.Peer, c.Listen.Peer)
-	return client, peer, err
+	if slices.ContainsFunc(users, secure) {
+		if m.clients, err = m.newSide("client", files, own, m.terms(c.ClientTLS)); err != nil {
+			return err
+		}
+	}
+	if files, own, err = m.certificates("peer", c.PeerTLS, c.Listen.Peer, c.Listen.Peer); err != nil {
+		return err
+	}
+	terms := m.terms(c.PeerTLS)
+	// A certificate that a member made itself is known to nobody, so others that
+	// did the same are not verified.
+	terms.SkipVerify = c.PeerTLS.Auto && c.PeerTLS.CertFile == "" && c.PeerTLS.KeyFile == ""
+	if domain := c.Discovery.SRVDomain; domain != "" && c.PeerTLS.TrustedCAFile == "" {
+		terms.ServerName = domain // members that DNS names show certificates of its domain, as etcd has it
+	}
+	m.peers, err = m.newSide("peer", files, own, terms)
+	return err
 }
 
-// selfSigned completes the certificates of one side. The certificate names the
-// hosts of the URLs; there is none if none of its users asks for TLS.
+func (m *running) terms(c config.Certificates) listen.Terms {
+	return listen.Terms{
+		ClientCertAuth: c.ClientCertAuth, AllowedCNs: c.AllowedCNs, AllowedHostnames: c.AllowedHostnames,
+		CipherSuites: m.config.TLS.CipherSuites, MinVersion: m.config.TLS.MinVersion, MaxVersion: m.config.TLS.MaxVersion,
+	}
+}
+
+func files(c config.Certificates) listen.Files {
+	return listen.Files{
+		Cert: c.CertFile, Key: c.KeyFile, ClientCert: c.ClientCertFile, ClientKey: c.ClientKeyFile,
+		TrustedCA: c.TrustedCAFile, CRL: c.CRLFile,
+	}
+}
+
+func secure(u url.URL) bool { return u.Scheme == "https" || u.Scheme == "unixs" }
+
+// certificates are the files of one side, and whether certificate and key are
+// this member's own work. That names the hosts of the URLs; there is none if none
+// of its users asks for TLS.
 //
 // With one of its own etcd forgets whom it was to let in. kvd goes on asking
 // clients for certificates: who wants both gets both.
-func (m *running) selfSigned(side string, c config.Certificates, named, users []url.URL) (config.Certificates, error) {
+func (m *running) certificates(side string, c config.Certificates, named, users []url.URL) (f listen.Files, own bool, err error) {
+	f = files(c)
 	if !c.Auto {
-		return c, nil
+		return f, false, nil
 	}
 	if c.CertFile != "" || c.KeyFile != "" {
 		m.log.Warn("ignoring " + side + " auto TLS since certs given")
-		return c, nil
+		return f, false, nil
 	}
-	if !slices.ContainsFunc(users, func(u url.URL) bool { return u.Scheme == "https" || u.Scheme == "unixs" }) {
-		return c, nil
+	if !slices.ContainsFunc(users, secure) {
+		return f, false, nil
 	}
-	own, err := listen.SelfSign(filepath.Join(m.config.Member.DataDir, "fixtures", side), named, m.config.TLS.SelfSignedValidity)
+	made, err := listen.SelfSign(filepath.Join(m.config.Member.DataDir, "fixtures", side), named, m.config.TLS.SelfSignedValidity)
 	if err != nil {
-		return c, fmt.Errorf("%s auto TLS: %w", side, bootstrap.Explain(err))
+		return f, false, fmt.Errorf("%s auto TLS: %w", side, bootstrap.Explain(err))
 	}
-	log := m.log.With("cert-file", own.CertFile, "not-after", own.NotAfter)
+	log := m.log.With("cert-file", made.CertFile, "not-after", made.NotAfter)
 	switch {
-	case own.Made:
+	case made.Made:
 		log.Warn("made a certificate for the " + side + " URLs; nobody has reason to trust it yet")
-	case own.NotAfter.Before(time.Now()):
+	case made.NotAfter.Before(time.Now()):
 		log.Warn("the certificate for the " + side + " URLs has expired; remove it and its key to have a new one made")
 	default:
 		log.Info("using the certificate made before for the " + side + " URLs")
 	}
-	c.CertFile, c.KeyFile = own.CertFile, own.KeyFile
-	return c, nil
+	f.Cert, f.Key = made.CertFile, made.KeyFile
+	return f, true, nil
 }

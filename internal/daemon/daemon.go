@@ -66,7 +66,9 @@ type running struct {
 	metrics  *replica.Metrics
 
 	ports     ports
-	peerFiles config.Certificates // of connections between members, those that it made itself included
+	clients   *side // nil: no port for clients asks for TLS
+	peers     *side
+	exposure  exposure
 	web       *gateway.Gateway
 	opened    *bootstrap.Member
 	replica   *replica.Replica
@@ -85,6 +87,7 @@ type running struct {
 	phase atomic.Value                    // string: the last status; for any goroutine
 	// corrupt says that this member is alarmed as corrupt; for any goroutine.
 	corrupt atomic.Bool
+	filled  atomic.Uint32 // upkeep.Fill, as it was told last; for any goroutine
 }
 
 const (
@@ -118,10 +121,14 @@ func Run(ctx context.Context, in Inputs) error {
 		return err
 	}
 	defer m.ports.close()
+	m.warnExposed(ctx)
 	m.web = m.newGateway()
 	m.serveMetrics()
 	if err := m.open(ctx); err != nil {
 		return m.retreat(ctx, err)
+	}
+	if err := m.refuseExposed(); err != nil {
+		return m.retreat(ctx, errors.Join(err, m.opened.Close()))
 	}
 	if err := m.assemble(); err != nil {
 		return m.retreat(ctx, errors.Join(err, m.opened.Close()))
@@ -130,6 +137,10 @@ func Run(ctx context.Context, in Inputs) error {
 		return m.retreat(ctx, errors.Join(err, m.opened.Close()))
 	}
 	err := m.serve(ctx)
+	var refused *ConfigError
+	if errors.As(err, &refused) {
+		return errors.Join(err, m.stop(context.WithoutCancel(ctx)))
+	}
 	var removed *RemovedError
 	if errors.As(err, &removed) {
 		m.log.Error("server error", "error", err)

@@ -11,6 +11,18 @@ const (
 	messageReloaded = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c04"
 	messageRefused  = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c05"
 	messageCorrupt  = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c06"
+
+	messageLow    = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c20"
+	messageFull   = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c21"
+	messagePlenty = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c22"
+)
+
+// Those of TLS and of who may listen in.
+const (
+	messageCredentials        = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c21"
+	messageCredentialsRefused = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c22"
+	messageExpires            = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c23"
+	messageExposed            = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c24"
 )
 
 // message marks a log record with its MESSAGE_ID.

@@ -20,9 +20,11 @@ const etcdVersion = "3.7.3"
 func (m *running) newGateway() *gateway.Gateway {
 	c := m.config
 	return gateway.New(gateway.Options{
-		Pprof:         c.HTTP.Pprof || c.Log.Level <= slog.LevelDebug, // as in etcd
-		HostWhitelist: c.HTTP.HostWhitelist,
-		CORS:          c.HTTP.CORS,
+		Pprof:           c.HTTP.Pprof || c.Log.Level <= slog.LevelDebug, // as in etcd
+		HostWhitelist:   c.HTTP.HostWhitelist,
+		CORS:            c.HTTP.CORS,
+		MaxRequestBytes: int(c.Limits.RequestBytes),
+		ClientCertAuth:  c.ClientTLS.ClientCertAuth,
 	}, gateway.Questions{
 		Versions: m.versions,
 		Alarms:   m.alarms,

@@ -27,10 +27,7 @@ func (m *running) open(ctx context.Context) error {
 		member *bootstrap.Member
 		err    error
 	}
-	client, err := m.newPeerClient()
-	if err != nil {
-		return err
-	}
+	client := m.newPeerClient()
 	defer client.Close()
 	done := make(chan result, 1)
 	go func() {
@@ -72,7 +69,7 @@ func (m *running) bootOptions(peers bootstrap.Peers) bootstrap.Options {
 		DataDir:    c.Member.DataDir,
 		WALDir:     c.Member.WALDir,
 		Name:       c.Member.Name,
-		Cluster:    seeds(c.Cluster.Initial),
+		Cluster:    Seeds(c.Cluster.Initial),
 		Advertised: texts(c.Advertise.Peer),
 		Token:      c.Cluster.Token,
 		Existing:   c.Cluster.State == "existing",
@@ -134,7 +131,8 @@ func minLeaseTTL(r config.Raft) int64 {
 	return int64((ticks*r.HeartbeatInterval + time.Second - 1) / time.Second)
 }
 
-func seeds(initial config.InitialCluster) []bootstrap.Seed {
+// Seeds are the members of an initial cluster, by name.
+func Seeds(initial config.InitialCluster) []bootstrap.Seed {
 	var all []bootstrap.Seed
 	for _, name := range slices.Sorted(maps.Keys(initial.Members)) {
 		all = append(all, bootstrap.Seed{Name: name, PeerURLs: texts(initial.Members[name])})

@@ -2,9 +2,7 @@ package daemon
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/netip"
 	"time"
@@ -13,7 +11,6 @@ import (
 
 	"kvd/internal/config"
 	"kvd/internal/lease"
-	"kvd/internal/listen"
 	"kvd/internal/member"
 	"kvd/internal/peer"
 	"kvd/internal/upkeep"
@@ -23,15 +20,11 @@ import (
 // needs the replica, and the replica needs it, but not before both run.
 func (m *running) newTransport() (err error) {
 	c := m.config
-	secure, err := m.peerTLS()
-	if err != nil {
-		return err
-	}
 	m.transport, err = peer.New(peer.Options{
 		Member:       m.opened.ID,
 		Cluster:      m.opened.Cluster,
 		URLs:         texts(c.Advertise.Peer),
-		TLS:          secure,
+		TLS:          m.peers.Client,
 		LocalAddress: m.localAddress(),
 		ReadTimeout:  c.Raft.ReadTimeout,
 		WriteTimeout: c.Raft.WriteTimeout,
@@ -49,29 +42,6 @@ func (m *running) newTransport() (err error) {
 	return nil
 }
 
-// peerTLS is how this member connects to others. A certificate that it made
-// itself is known to nobody, so others that did the same are not verified.
-func (m *running) peerTLS() (*tls.Config, error) {
-	c := m.peerFiles
-	o := listen.ClientOptions{
-		CertFile: c.CertFile, KeyFile: c.KeyFile, TrustedCAFile: c.TrustedCAFile,
-		SkipVerify: m.config.PeerTLS.Auto && m.config.PeerTLS.CertFile == "" && m.config.PeerTLS.KeyFile == "",
-		AllowedCNs: c.AllowedCNs, AllowedHostnames: c.AllowedHostnames,
-		CipherSuites: m.config.TLS.CipherSuites, MinVersion: m.config.TLS.MinVersion, MaxVersion: m.config.TLS.MaxVersion,
-	}
-	if domain := m.config.Discovery.SRVDomain; domain != "" && c.TrustedCAFile == "" {
-		o.ServerName = domain // members that DNS names show certificates of its domain, as etcd has it
-	}
-	if c.ClientCertFile != "" {
-		o.CertFile, o.KeyFile = c.ClientCertFile, c.ClientKeyFile
-	}
-	secure, err := listen.ClientTLS(o)
-	if err != nil {
-		return nil, &ConfigError{fmt.Errorf("connections to other members: %w", err)}
-	}
-	return secure, nil
-}
-
 // localAddress is where connections to others come from: the first address that
 // this member advertises, where that is asked for; else the kernel chooses.
 func (m *running) localAddress() string {
@@ -87,12 +57,8 @@ func (m *running) localAddress() string {
 }
 
 // newPeerClient makes what asks others before there is a member.
-func (m *running) newPeerClient() (*peer.Client, error) {
-	secure, err := m.peerTLS()
-	if err != nil {
-		return nil, err
-	}
-	return peer.NewClient(peer.ClientOptions{TLS: secure, LocalAddress: m.localAddress(), Election: m.config.Raft.ElectionTimeout}), nil
+func (m *running) newPeerClient() *peer.Client {
+	return peer.NewClient(peer.ClientOptions{TLS: m.peers.Client, LocalAddress: m.localAddress(), Election: m.config.Raft.ElectionTimeout})
 }
 
 // desk answers what other members ask beside raft.

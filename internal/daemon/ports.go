@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 
-	"kvd/internal/config"
 	"kvd/internal/listen"
 	"kvd/internal/sd"
 )
@@ -38,12 +37,10 @@ func (m *running) listen(ctx context.Context) (err error) {
 	if len(c.Listen.ClientHTTP) > 0 {
 		both = listen.GRPC
 	}
-	client, peer, err := m.certificates()
-	if err != nil {
+	if err := m.loadCredentials(); err != nil {
 		return err
 	}
-	m.peerFiles = peer
-	peers := m.security(peer, listen.HTTP)
+	peers := m.security(m.peers, listen.HTTP)
 	peers.CheckRemote = !c.PeerTLS.SkipSANCheck
 	for _, r := range []struct {
 		to    *listen.Ports
@@ -51,9 +48,9 @@ func (m *running) listen(ctx context.Context) (err error) {
 		role  listen.Role
 	}{
 		{&m.ports.peer, sd.SocketPeer, listen.Role{Option: "listen-peer-urls", URLs: c.Listen.Peer, Options: peers}},
-		{&m.ports.client, sd.SocketClient, listen.Role{Option: "listen-client-urls", URLs: c.Listen.Client, Options: m.security(client, both)}},
-		{&m.ports.http, "", listen.Role{Option: "listen-client-http-urls", URLs: c.Listen.ClientHTTP, Options: m.security(client, listen.HTTP)}},
-		{&m.ports.metrics, sd.SocketMetrics, listen.Role{Option: "listen-metrics-urls", URLs: c.Listen.Metrics, Options: m.security(client, listen.HTTP)}},
+		{&m.ports.client, sd.SocketClient, listen.Role{Option: "listen-client-urls", URLs: c.Listen.Client, Options: m.security(m.clients, both)}},
+		{&m.ports.http, "", listen.Role{Option: "listen-client-http-urls", URLs: c.Listen.ClientHTTP, Options: m.security(m.clients, listen.HTTP)}},
+		{&m.ports.metrics, sd.SocketMetrics, listen.Role{Option: "listen-metrics-urls", URLs: c.Listen.Metrics, Options: m.security(m.clients, listen.HTTP)}},
 	} {
 		r.role.Name = r.files
 		r.role.Configured = c.Given(r.role.Option)
@@ -68,19 +65,17 @@ func (m *running) listen(ctx context.Context) (err error) {
 		}
 		return err
 	}
+	m.followCredentials()
 	return nil
 }
 
 // security is how connections of a role are accepted.
-func (m *running) security(c config.Certificates, protocol listen.Protocol) listen.Options {
+func (m *running) security(s *side, protocol listen.Protocol) listen.Options {
 	l := m.config.Listen
 	return listen.Options{
 		Protocol:  protocol,
 		ReusePort: l.ReusePort, ReuseAddress: l.ReuseAddress,
-		CertFile: c.CertFile, KeyFile: c.KeyFile, TrustedCAFile: c.TrustedCAFile,
-		ClientCertAuth: c.ClientCertAuth, CRLFile: c.CRLFile, AllowedCNs: c.AllowedCNs, AllowedHostnames: c.AllowedHostnames,
-		CipherSuites: m.config.TLS.CipherSuites, MinVersion: m.config.TLS.MinVersion, MaxVersion: m.config.TLS.MaxVersion,
-		Log: m.log,
+		Credentials: s.listens(), Log: m.log,
 	}
 }
 

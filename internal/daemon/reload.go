@@ -7,7 +7,8 @@ import (
 	"kvd/internal/config"
 )
 
-// reload applies what may change while the member runs: the level of the log.
+// reload applies what may change while the member runs: the level of the log, and
+// the files of TLS, which are read again whether their names have changed or not.
 // A configuration that could not be started with changes nothing. What needs a
 // restart is named each time until there is one.
 func (m *running) reload(ctx context.Context, again Reread) {
@@ -27,6 +28,8 @@ func (m *running) reload(ctx context.Context, again Reread) {
 			message(messageRefused), slog.Any("error", again.Err))
 		return
 	}
+	m.clients.reload(ctx, again.Config.ClientTLS)
+	m.peers.reload(ctx, again.Config.PeerTLS)
 	_, later := config.Changes(m.config, again.Config)
 	changed := []string{}
 	was, is := m.in.Log.Level(), again.Config.Log.Level

@@ -72,11 +72,8 @@ func (m *running) standing() string {
 	case s.Leader != 0:
 		role = "following " + member.ID(s.Leader).String()
 	}
-	size := amount(m.opened.Store.InUse())
-	if quota := m.config.Store.QuotaBytes; quota > 0 {
-		size += " of " + amount(quota)
-	}
-	return fmt.Sprintf("%s, term %d, revision %d, database %s in use", role, s.Term, m.replica.View().Keys.Revision(), size)
+	return fmt.Sprintf("%s, term %d, revision %d, database %s", role, s.Term, m.replica.View().Keys.Revision(), m.fullness()) +
+		m.clients.remark(time.Now()) + m.peers.remark(time.Now()) + m.exposedRemark()
 }
 
 // amount is a number of bytes as a person would write it.

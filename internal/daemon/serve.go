@@ -22,7 +22,9 @@ func (m *running) serve(ctx context.Context) error {
 	m.crew.start("replica", m.replica.Run)
 	m.crew.start("watch hub", m.hub.Run)
 	m.servePeers()
-	m.serveClients()
+	if err := m.serveClients(); err != nil {
+		return err
+	}
 	m.crew.start("upkeep", m.upkeep.Run)
 	c := m.config
 	m.log.Info("now serving peer/client/metrics", "local-member-id", m.opened.ID.String(),
@@ -63,6 +65,9 @@ func (m *running) serve(ctx context.Context) error {
 				return m.reasonOf(err)
 			}
 			if err == nil {
+				if err := m.refuseExposed(); err != nil { // the log had it, or the others
+					return err
+				}
 				m.joined = true
 				m.ready(ctx)
 				reload = m.in.Reload
@@ -70,6 +75,7 @@ func (m *running) serve(ctx context.Context) error {
 				look.Reset(report.interval())
 			}
 		case <-look.C:
+			m.watchExposed(ctx)
 			report.look()
 		case <-watchdog.due:
 			watchdog.beat()
@@ -116,13 +122,13 @@ func (m *running) ready(ctx context.Context) {
 func (m *running) sayTraffic(to listen.Ports, traffic string) {
 	for _, p := range to {
 		address := p.Addr().String()
-		switch {
-		case p.Secure():
-			m.log.Info("serving client traffic securely", "traffic", traffic, "address", address)
-		case p.Addr().Network() == "unix":
+		if p.Plain() && p.Addr().Network() == "unix" {
 			m.log.Info("serving client traffic on a local socket", "traffic", traffic, "address", address)
-		default:
+		} else if p.Plain() {
 			m.log.Warn("serving client traffic insecurely; this is strongly discouraged!", "traffic", traffic, "address", address)
+		}
+		if p.Secure() {
+			m.log.Info("serving client traffic securely", "traffic", traffic, "address", address)
 		}
 	}
 }
@@ -137,7 +143,15 @@ func (m *running) newServices() *api.API {
 }
 
 // serveClients starts the services on every client port.
-func (m *running) serveClients() {
+func (m *running) serveClients() error {
+	var rpcs gateway.Services
+	if m.config.HTTP.Gateway {
+		rpcs = m.services.Local()
+	}
+	handler, err := m.web.Client(rpcs)
+	if err != nil {
+		return err
+	}
 	var grpc, http []net.Listener
 	for _, p := range m.ports.client {
 		if len(m.ports.http) > 0 {
@@ -149,8 +163,9 @@ func (m *running) serveClients() {
 		grpc, http = append(grpc, split.GRPC), append(http, split.HTTP)
 	}
 	http = append(http, listeners(m.ports.http)...)
-	m.serveHTTP("client HTTP", m.web.Client(), http)
+	m.serveHTTP("client HTTP", handler, http)
 	m.crew.start("clients", func(ctx context.Context) error { return m.services.Run(ctx, grpc...) })
+	return nil
 }
 
 func (m *running) apiOptions() api.Options {

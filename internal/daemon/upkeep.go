@@ -22,6 +22,11 @@ func (m *running) newUpkeep(others upkeep.Others) (*upkeep.Upkeep, error) {
 		Version:        version.Version,
 		DowngradeCheck: c.Checks.DowngradeInterval,
 		CorruptCheck:   c.Checks.CorruptInterval,
+
+		QuotaBytes:        c.Store.QuotaBytes,
+		ManualDisarm:      !c.Store.AutoDisarm,
+		DefragFreePercent: int(c.Store.DefragFreePercent),
+		DefragFreeBytes:   c.Store.DefragFreeBytes,
 	}
 	if c.Gates.On(config.CompactHashCheck) {
 		o.CompactHashCheck = c.Checks.CompactHashInterval
@@ -29,6 +34,7 @@ func (m *running) newUpkeep(others upkeep.Others) (*upkeep.Upkeep, error) {
 	p := upkeep.Parts{
 		Member: m.replica, Others: others, ID: m.opened.ID,
 		Corrupt: m.sayCorrupt, Log: m.log, Registry: m.registry,
+		Space: m.space, Filled: m.sayFilled, Room: m.copyRoom, Defragment: m.services.Defragment,
 	}
 	note, err := bootstrap.ReadRejoin(c.Member.DataDir)
 	if err == nil && note != nil && note.Member == m.opened.ID {

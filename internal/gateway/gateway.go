@@ -1,6 +1,7 @@
 // Package gateway serves what a member says over HTTP/1: its health, versions,
-// metrics and, where allowed, profiles. It knows nothing of the house: what it
-// needs to ask it is given as functions.
+// metrics and, where allowed, profiles; and its RPCs, as JSON. It knows nothing
+// of the house: what it needs to ask it is given as functions, and the RPCs as a
+// connection.
 package gateway
 
 import (
@@ -21,10 +22,12 @@ import (
 
 // Options tune the gateway. A zero field takes the default named beside it.
 type Options struct {
-	Pprof          bool          // serve profiles under /debug/pprof; no
-	HostWhitelist  []string      // hosts that plain requests may be meant for; all
-	CORS           []string      // origins of pages that may ask; all
-	RequestTimeout time.Duration // for a health probe; 7 s
+	Pprof           bool          // serve profiles under /debug/pprof; no
+	HostWhitelist   []string      // hosts that plain requests may be meant for; all
+	CORS            []string      // origins of pages that may ask; all
+	RequestTimeout  time.Duration // for a health probe; 7 s
+	MaxRequestBytes int           // the largest request of an RPC; 2 MiB
+	ClientCertAuth  bool          // clients show certificates, which may name users
 }
 
 // Versions are what /version tells, under etcd's names. Clients compare it byte
@@ -52,6 +55,8 @@ type Questions struct {
 	// Read makes a small read: serializable from what this member has, else
 	// one that the cluster agrees on.
 	Read func(ctx context.Context, serializable bool) error
+	// Authenticates tells whether callers must be known. Nil: they never must.
+	Authenticates func() bool
 	// Vars are shown under /debug/vars beside the process's own, as JSON.
 	Vars map[string]func() any
 }
@@ -73,14 +78,18 @@ func New(o Options, ask Questions, build Build, log *slog.Logger, registry prome
 	if o.RequestTimeout == 0 {
 		o.RequestTimeout = 7 * time.Second
 	}
+	if o.MaxRequestBytes == 0 {
+		o.MaxRequestBytes = 2 << 20
+	}
 	if build.Go == "" {
 		build.Go = runtime.Version()
 	}
 	return &Gateway{o: o, ask: ask, build: build, log: log, gatherer: gatherer, registry: registry, metrics: newMetrics(registry, build)}
 }
 
-// Client is what the client ports serve beside gRPC.
-func (g *Gateway) Client() http.Handler {
+// Client is what the client ports serve beside gRPC. With services, their RPCs
+// are served as JSON below /v3/.
+func (g *Gateway) Client(services Services) (http.Handler, error) {
 	mux := http.NewServeMux()
 	g.observe(mux)
 	mux.HandleFunc("/version", get(g.version))
@@ -89,8 +98,29 @@ func (g *Gateway) Client() http.Handler {
 	if g.o.Pprof {
 		profiles(mux)
 	}
-	return g.guard(http.MaxBytesHandler(mux, bodyBytes))
+	all := http.NewServeMux()
+	all.Handle("/", http.MaxBytesHandler(mux, bodyBytes))
+	if services != nil {
+		v3, err := g.json(services)
+		if err != nil {
+			return nil, err
+		}
+		all.Handle("/v3/", v3)
+	}
+	return g.guard(all), nil
 }
+
+func (g *Gateway) json(services Services) (http.Handler, error) {
+	v3, err := translate(services, jsonBytes(g.o.MaxRequestBytes), g.mayOpen, g.log)
+	if err != nil {
+		return nil, fmt.Errorf("describe the RPCs in JSON: %w", err)
+	}
+	return v3, nil
+}
+
+// jsonBytes is what the JSON of a request may need: base64 takes a third more,
+// and an escaped character up to six times its own.
+func jsonBytes(request int) int64 { return 2*int64(request) + 1<<20 }
 
 // Metrics is what the metrics ports serve. They are the operator's own: no
 // host is refused and no page is let in.

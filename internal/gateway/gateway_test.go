@@ -41,6 +41,15 @@ func (m *member) gateway(o Options) *Gateway {
 	}, Build{Version: "1.2.3"}, slog.New(slog.DiscardHandler), r, r)
 }
 
+// client is what a port serves without RPCs.
+func (g *Gateway) client() http.Handler {
+	h, err := g.Client(nil)
+	if err != nil {
+		panic(err)
+	}
+	return h
+}
+
 func ask(h http.Handler, method, target string, header ...string) *http.Response {
 	r := httptest.NewRequest(method, target, nil)
 	r.Host = "127.0.0.1:2379"
@@ -83,7 +92,7 @@ func TestHealthNamesTheFirstIllness(t *testing.T) {
 		{member{linearized: failure}, "", 503, `{"health":"false","reason":"RANGE ERROR:etcdserver: request timed out"}` + "\n"},
 	} {
 		g := c.member.gateway(Options{})
-		for _, h := range []http.Handler{g.Client(), g.Metrics()} {
+		for _, h := range []http.Handler{g.client(), g.Metrics()} {
 			r := ask(h, "GET", "/health"+c.query)
 			if got := body(t, r); r.StatusCode != c.code || got != c.want {
 				t.Errorf("%+v%s: %d %q, want %d %q", c.member, c.query, r.StatusCode, got, c.code, c.want)
@@ -115,7 +124,7 @@ func TestLivezAndReadyz(t *testing.T) {
 		},
 		{member{}, "/livez/linearizable_read", 404, "404 page not found\n"},
 	} {
-		r := ask(c.member.gateway(Options{}).Client(), "GET", c.target)
+		r := ask(c.member.gateway(Options{}).client(), "GET", c.target)
 		if got := body(t, r); r.StatusCode != c.code || got != c.want {
 			t.Errorf("%+v %s: %d %q, want %d %q", c.member, c.target, r.StatusCode, got, c.code, c.want)
 		}
@@ -130,19 +139,19 @@ func TestPathsAndMethods(t *testing.T) {
 		code         int
 		want         string // the answer's beginning
 	}{
-		{g.Client(), "GET", "/version", 200, `{"etcdserver":"3.7.3","etcdcluster":"3.7.0","storage":"3.7.0"}`},
-		{g.Client(), "GET", "/kvd/version", 200, `{"version":"1.2.3","go":"go1.`},
-		{g.Client(), "POST", "/version", 405, "Method Not Allowed\n"},
-		{g.Client(), "HEAD", "/health", 405, "Method Not Allowed\n"},
-		{g.Client(), "PUT", "/metrics", 200, "# HELP"},
-		{g.Client(), "GET", "/", 404, "404 page not found\n"},
-		{g.Client(), "POST", "/v3/kv/range", 404, "404 page not found\n"},
-		{g.Client(), "GET", "/debug/pprof/", 404, "404 page not found\n"},
-		{g.Client(), "OPTIONS", "/anything", 200, ""},
+		{g.client(), "GET", "/version", 200, `{"etcdserver":"3.7.3","etcdcluster":"3.7.0","storage":"3.7.0"}`},
+		{g.client(), "GET", "/kvd/version", 200, `{"version":"1.2.3","go":"go1.`},
+		{g.client(), "POST", "/version", 405, "Method Not Allowed\n"},
+		{g.client(), "HEAD", "/health", 405, "Method Not Allowed\n"},
+		{g.client(), "PUT", "/metrics", 200, "# HELP"},
+		{g.client(), "GET", "/", 404, "404 page not found\n"},
+		{g.client(), "POST", "/v3/kv/range", 404, "404 page not found\n"},
+		{g.client(), "GET", "/debug/pprof/", 404, "404 page not found\n"},
+		{g.client(), "OPTIONS", "/anything", 200, ""},
 		{g.Metrics(), "GET", "/metrics", 200, "# HELP"},
 		{g.Metrics(), "GET", "/version", 404, "404 page not found\n"},
 		{g.Metrics(), "OPTIONS", "/health", 405, "Method Not Allowed\n"},
-		{(&member{}).gateway(Options{Pprof: true}).Client(), "GET", "/debug/pprof/cmdline", 200, ""},
+		{(&member{}).gateway(Options{Pprof: true}).client(), "GET", "/debug/pprof/cmdline", 200, ""},
 	} {
 		r := ask(c.handler, c.method, c.path)
 		got := body(t, r)
@@ -156,7 +165,7 @@ func TestPathsAndMethods(t *testing.T) {
 }
 
 func TestVarsAreJSONInOrder(t *testing.T) {
-	text := body(t, ask((&member{}).gateway(Options{}).Client(), "GET", "/debug/vars"))
+	text := body(t, ask((&member{}).gateway(Options{}).client(), "GET", "/debug/vars"))
 	var got map[string]any
 	if err := json.Unmarshal([]byte(text), &got); err != nil {
 		t.Fatalf("%v in %.200s", err, text)
@@ -170,7 +179,7 @@ func TestVarsAreJSONInOrder(t *testing.T) {
 }
 
 func TestOnlyListedHostsAreAnswered(t *testing.T) {
-	h := (&member{}).gateway(Options{HostWhitelist: []string{"good.example"}}).Client()
+	h := (&member{}).gateway(Options{HostWhitelist: []string{"good.example"}}).client()
 	if r := ask(h, "GET", "/health", "Host", "good.example:2379"); r.StatusCode != 200 {
 		t.Errorf("a listed host gets %d", r.StatusCode)
 	}
@@ -182,11 +191,11 @@ func TestOnlyListedHostsAreAnswered(t *testing.T) {
 
 func TestOriginsAreToldWhetherTheyMayRead(t *testing.T) {
 	const allowed = "Access-Control-Allow-Origin"
-	all := (&member{}).gateway(Options{}).Client()
+	all := (&member{}).gateway(Options{}).client()
 	if r := ask(all, "GET", "/health", "Origin", "http://a.example:80"); r.Header.Get(allowed) != "*" {
 		t.Errorf("without a list the origin is %q", r.Header.Get(allowed))
 	}
-	some := (&member{}).gateway(Options{CORS: []string{"http://a.example:80"}}).Client()
+	some := (&member{}).gateway(Options{CORS: []string{"http://a.example:80"}}).client()
 	for origin, want := range map[string]string{"http://a.example:80": "http://a.example:80", "http://b.example:80": ""} {
 		if r := ask(some, "GET", "/health", "Origin", origin); r.StatusCode != 200 || r.Header.Get(allowed) != want {
 			t.Errorf("%s gets %d and %q, want %q", origin, r.StatusCode, r.Header.Get(allowed), want)
@@ -201,7 +210,7 @@ func TestServeEndsWithItsContext(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- Serve(ctx, (&member{}).gateway(Options{}).Client(), nil, l) }()
+	go func() { done <- Serve(ctx, (&member{}).gateway(Options{}).client(), nil, l) }()
 	r, err := http.Get("http://" + l.Addr().String() + "/health")
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net"
@@ -24,6 +25,10 @@ func (g *Gateway) guard(next http.Handler) http.Handler {
 				"The check stands against DNS rebinding (CVE-2018-5702).\n", host, host), http.StatusMisdirectedRequest)
 			return
 		}
+		if g.misled(r) {
+			http.Error(w, "CommonName of client sending a request against gateway will be ignored and not used as expected", http.StatusBadRequest)
+			return
+		}
 		if origin := r.Header.Get("Origin"); allows(g.o.CORS, "*") {
 			share(w, "*")
 		} else if slices.Contains(g.o.CORS, origin) {
@@ -35,6 +40,25 @@ func (g *Gateway) guard(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// misled reports whether a client may believe that the name in its certificate
+// counts here. Users are known by a token at the gateway, and by nothing else.
+func (g *Gateway) misled(r *http.Request) bool {
+	if r.TLS == nil || !g.o.ClientCertAuth || g.ask.Authenticates == nil || !strings.HasPrefix(r.URL.Path, "/v3/") {
+		return false
+	}
+	named := slices.ContainsFunc(r.TLS.VerifiedChains, func(chain []*x509.Certificate) bool {
+		return len(chain) > 0 && chain[0].Subject.CommonName != ""
+	})
+	return named && g.ask.Authenticates()
+}
+
+// mayOpen reports whether the page that a request comes from may open a socket.
+// Browsers ask nobody before they open one, so what CORS forbids is refused here.
+func (g *Gateway) mayOpen(r *http.Request) bool {
+	origin := r.Header.Get("Origin")
+	return origin == "" || allows(g.o.CORS, "*") || slices.Contains(g.o.CORS, origin)
 }
 
 // allows reports whether a list has name; an empty list has all.

@@ -3,11 +3,8 @@ package listen
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"net"
 	"net/url"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -50,90 +47,59 @@ func greet(t *testing.T, port *Port, config *tls.Config, host string) (name stri
 // mutual is a port that asks for certificates of the authority.
 func mutual(t *testing.T, ca *authority) *Port {
 	t.Helper()
-	ca.server(t)
 	return openRole(t, Role{Name: "peer", Option: "listen-peer-urls", URLs: []url.URL{parseURL(t, "https://127.0.0.1:0")}, Options: Options{
-		Protocol: HTTP, CertFile: ca.file("server.pem"), KeyFile: ca.file("server.key"), TrustedCAFile: ca.file("ca.pem"),
+		Protocol: HTTP, Credentials: ca.credentials(t, Files{TrustedCA: ca.file("ca.pem")}, Terms{}),
 	}})[0]
-}
-
-func TestAClientShowsTheCertificateThatIsThereNow(t *testing.T) {
-	ca := newAuthority(t)
-	port := mutual(t, ca)
-	ca.client(t, "first", nil)
-	ca.client(t, "second", nil)
-	cert, key := ca.file("now.pem"), ca.file("now.key")
-	install := func(name string) {
-		for from, to := range map[string]string{name + ".pem": cert, name + ".key": key} {
-			b, err := os.ReadFile(ca.file(from))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(to, b, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	install("first")
-	config, err := ClientTLS(ClientOptions{CertFile: cert, KeyFile: key, TrustedCAFile: ca.file("ca.pem")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"first", "second", "first"} {
-		install(name)
-		if got, err := greet(t, port, config, "127.0.0.1"); err != nil || got != name {
-			t.Errorf("the server saw %q (%v), want %q", got, err, name)
-		}
-	}
 }
 
 func TestAClientChecksWhomItTrusts(t *testing.T) {
 	ca, stranger := newAuthority(t), newAuthority(t)
 	port := mutual(t, ca)
+	pair, err := tls.LoadX509KeyPair(ca.file("server.pem"), ca.file("server.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca.revoke(t, ca.file("revoked.crl"), false, pair.Leaf.SerialNumber)
 	ca.client(t, "me", nil)
 	for name, c := range map[string]struct {
-		o    ClientOptions
+		f    Files
+		o    Terms
 		host string
 		want string // part of the error
 	}{
-		"trusted":               {ClientOptions{TrustedCAFile: ca.file("ca.pem")}, "127.0.0.1", ""},
-		"another host":          {ClientOptions{TrustedCAFile: ca.file("ca.pem")}, "127.0.0.2", "127.0.0.2"},
-		"a name that it has":    {ClientOptions{TrustedCAFile: ca.file("ca.pem"), ServerName: "127.0.0.1"}, "127.0.0.2", ""},
-		"another authority":     {ClientOptions{TrustedCAFile: stranger.file("ca.pem")}, "127.0.0.1", "unknown authority"},
-		"the system's roots":    {ClientOptions{}, "127.0.0.1", "unknown authority"},
-		"anybody":               {ClientOptions{SkipVerify: true, AllowedCNs: []string{"x"}}, "127.0.0.2", ""},
-		"a common name":         {ClientOptions{TrustedCAFile: ca.file("ca.pem"), AllowedCNs: []string{"server"}}, "127.0.0.1", ""},
-		"another common name":   {ClientOptions{TrustedCAFile: ca.file("ca.pem"), AllowedCNs: []string{"other"}}, "127.0.0.1", "authentication failed"},
-		"another host name":     {ClientOptions{TrustedCAFile: ca.file("ca.pem"), AllowedHostnames: []string{"other"}}, "127.0.0.1", "authentication failed"},
-		"a version that is new": {ClientOptions{TrustedCAFile: ca.file("ca.pem"), MinVersion: tls.VersionTLS13}, "127.0.0.1", ""},
+		"trusted":               {Files{TrustedCA: ca.file("ca.pem")}, Terms{}, "127.0.0.1", ""},
+		"another host":          {Files{TrustedCA: ca.file("ca.pem")}, Terms{}, "127.0.0.2", "127.0.0.2"},
+		"a name that it has":    {Files{TrustedCA: ca.file("ca.pem")}, Terms{ServerName: "127.0.0.1"}, "127.0.0.2", ""},
+		"another authority":     {Files{TrustedCA: stranger.file("ca.pem")}, Terms{}, "127.0.0.1", "unknown authority"},
+		"the system's roots":    {Files{}, Terms{}, "127.0.0.1", "unknown authority"},
+		"anybody":               {Files{}, Terms{SkipVerify: true, AllowedCNs: []string{"x"}}, "127.0.0.2", ""},
+		"a common name":         {Files{TrustedCA: ca.file("ca.pem")}, Terms{AllowedCNs: []string{"server"}}, "127.0.0.1", ""},
+		"another common name":   {Files{TrustedCA: ca.file("ca.pem")}, Terms{AllowedCNs: []string{"other"}}, "127.0.0.1", "authentication failed"},
+		"another host name":     {Files{TrustedCA: ca.file("ca.pem")}, Terms{AllowedHostnames: []string{"other"}}, "127.0.0.1", "authentication failed"},
+		"a version that is new": {Files{TrustedCA: ca.file("ca.pem")}, Terms{MinVersion: tls.VersionTLS13}, "127.0.0.1", ""},
+		"one that is revoked":   {Files{TrustedCA: ca.file("ca.pem"), CRL: ca.file("revoked.crl")}, Terms{}, "127.0.0.1", "revoked"},
 	} {
-		c.o.CertFile, c.o.KeyFile = ca.file("me.pem"), ca.file("me.key")
-		config, err := ClientTLS(c.o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = greet(t, port, config, c.host)
+		c.f.Cert, c.f.Key = ca.file("me.pem"), ca.file("me.key")
+		_, err := greet(t, port, ca.credentials(t, c.f, c.o).Client(), c.host)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}
 }
 
-func TestFilesOfAClientAreCheckedAtOnce(t *testing.T) {
+func TestAClientShowsTheCertificateThatIsMeantForIt(t *testing.T) {
 	ca := newAuthority(t)
-	ca.sign(t, "me", &x509.Certificate{Subject: pkix.Name{CommonName: "me"}})
-	broken := ca.file("broken")
-	if err := os.WriteFile(broken, []byte("x"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, o := range []ClientOptions{
-		{CertFile: ca.file("me.pem")},
-		{KeyFile: ca.file("me.key")},
-		{CertFile: ca.file("me.pem"), KeyFile: ca.file("ca.key")},
-		{TrustedCAFile: broken},
-		{TrustedCAFile: ca.file("none")},
+	port := mutual(t, ca)
+	ca.client(t, "first", nil)
+	ca.client(t, "second", nil)
+	first, second := ca.file("first"), ca.file("second")
+	trusted := ca.file("ca.pem")
+	for want, files := range map[string]Files{
+		"first":  {Cert: first + ".pem", Key: first + ".key", TrustedCA: trusted},
+		"second": {Cert: first + ".pem", Key: first + ".key", ClientCert: second + ".pem", ClientKey: second + ".key", TrustedCA: trusted},
 	} {
-		if _, err := ClientTLS(o); err == nil {
-			t.Errorf("%+v is accepted", o)
+		if got, err := greet(t, port, ca.credentials(t, files, Terms{}).Client(), "127.0.0.1"); err != nil || got != want {
+			t.Errorf("the server saw %q (%v), want %q", got, err, want)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package listen
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -47,6 +48,8 @@ type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 	next int64
+
+	valid time.Duration // how long certificates are; 0: one hour
 }
 
 func newAuthority(t testing.TB) *authority {
@@ -70,7 +73,7 @@ func (a *authority) sign(t testing.TB, name string, c *x509.Certificate) (*x509.
 	}
 	c.SerialNumber = big.NewInt(a.next)
 	a.next++
-	c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(cmp.Or(a.valid, time.Hour))
 	parent, signer := a.cert, a.key
 	if parent == nil {
 		parent, signer = c, key
@@ -123,4 +126,19 @@ func (a *authority) trust(certs ...tls.Certificate) *tls.Config {
 	pool := x509.NewCertPool()
 	pool.AddCert(a.cert)
 	return &tls.Config{RootCAs: pool, Certificates: certs, ServerName: "127.0.0.1"}
+}
+
+// credentials reads files of the authority: its server's certificate, unless
+// they name another one.
+func (a *authority) credentials(t testing.TB, files Files, terms Terms) *Credentials {
+	t.Helper()
+	if files.Cert == "" {
+		a.server(t)
+		files.Cert, files.Key = a.file("server.pem"), a.file("server.key")
+	}
+	c, err := NewCredentials(files, terms)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }

@@ -43,7 +43,11 @@ func adopt(role Role, files []*os.File) (Ports, error) {
 				ErrMismatch, role.Name, l.Addr(), role.Option, list(role.URLs))
 		}
 		port.URL = u
-		found[u.String()] = true
+		for _, other := range role.URLs {
+			if other == u || port.shared(other) {
+				found[other.String()] = true
+			}
+		}
 	}
 	if !role.Configured {
 		return ports, nil

@@ -53,7 +53,7 @@ func TestInheritedSocketsTakeTheConfiguredScheme(t *testing.T) {
 	ca.server(t)
 	file, addr := socketFile(t, "tcp", "127.0.0.1:0")
 	role := clients(t, "https://"+addr.String())
-	role.Options.CertFile, role.Options.KeyFile = ca.file("server.pem"), ca.file("server.key")
+	role.Options.Credentials = ca.credentials(t, Files{}, Terms{})
 	ports := openRole(t, role, file)
 	if !ports[0].Secure() {
 		t.Error("the port is not secure")

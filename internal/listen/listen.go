@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -45,19 +46,11 @@ type Options struct {
 	MaxConnections int  // of one port, further ones wait in the backlog; 0: no bound
 
 	// TLS, used by the URLs whose scheme asks for it.
-	CertFile         string
-	KeyFile          string
-	TrustedCAFile    string // set: clients must show a certificate signed by it
-	ClientCertAuth   bool   // the same; without TrustedCAFile, by the system's roots
-	CRLFile          string // serial numbers of certificates that are refused; read for every connection
-	AllowedCNs       []string
-	AllowedHostnames []string
-	CheckRemote      bool          // the certificate must name the address it comes from
-	CipherSuites     []uint16      // empty: Go's choice
-	MinVersion       uint16        // 0: TLS 1.2
-	MaxVersion       uint16        // 0: Go's choice
+	Credentials      *Credentials
+	CheckRemote      bool          // a certificate must name the address that it comes from
 	HandshakeTimeout time.Duration // 10 s
-	MaxHandshakes    int           // at once, further connections wait in the backlog; 1024
+	MaxHandshakes    int           // at once; further connections wait, or take the place of who says nothing for a second; 1024
+	Rejected         func()        // told of each connection that failed its handshake; may be nil
 
 	Log *slog.Logger // nil: silent
 }
@@ -76,11 +69,15 @@ type Role struct {
 type Port struct {
 	net.Listener
 	URL       url.URL // as configured; for an inherited socket made from its address
+	Mixed     bool    // a second URL names the same address: TLS and plain text are told apart by their first byte
 	Inherited bool
 }
 
-// Secure says whether connections of the port are encrypted.
+// Secure says whether TLS is spoken on the port.
 func (p *Port) Secure() bool { return secure(p.URL) }
+
+// Plain says whether connections of the port may be plain.
+func (p *Port) Plain() bool { return p.Mixed || !p.Secure() }
 
 // Ports are the ports of one role.
 type Ports []*Port
@@ -117,7 +114,7 @@ func Open(ctx context.Context, role Role, inherited []*os.File) (Ports, error) {
 	for _, port := range ports {
 		port.Listener = bound(port.Listener, role.Options)
 		if port.Secure() {
-			port.Listener = end.begin(port.Listener)
+			port.Listener = end.begin(port.Listener, port.Mixed)
 		}
 	}
 	return ports, nil
@@ -128,6 +125,9 @@ func Open(ctx context.Context, role Role, inherited []*os.File) (Ports, error) {
 func open(ctx context.Context, role Role) (Ports, error) {
 	var ports Ports
 	for _, u := range role.URLs {
+		if slices.ContainsFunc(ports, func(p *Port) bool { return p.shared(u) }) {
+			continue
+		}
 		l, err := openOne(ctx, u, role.Options)
 		if err != nil {
 			return ports, fmt.Errorf("%s: listen on %s: %w", role.Option, u.String(), err)
@@ -135,6 +135,28 @@ func open(ctx context.Context, role Role) (Ports, error) {
 		ports = append(ports, &Port{Listener: l, URL: u})
 	}
 	return ports, nil
+}
+
+// shared says whether the port serves another URL, too: that of the same address
+// with the other scheme. The port's own URL is the secure one then.
+func (p *Port) shared(u url.URL) bool {
+	if !sameSocket(p.URL, u) {
+		return false
+	}
+	if secure(u) != secure(p.URL) {
+		p.Mixed = true
+		if secure(u) {
+			p.URL = u
+		}
+	}
+	return true
+}
+
+// sameSocket says whether two URLs name one address, whatever is spoken there.
+func sameSocket(a, b url.URL) bool {
+	network, address := Address(a)
+	otherNetwork, other := Address(b)
+	return network == otherNetwork && address == other && (network == "unix" || a.Port() != "0")
 }
 
 func openOne(ctx context.Context, u url.URL, o Options) (net.Listener, error) {

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"math/big"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -60,9 +59,8 @@ func TestRevokedCertificatesAreRefused(t *testing.T) {
 		alice, bob := ca.client(t, "alice", nil), ca.client(t, "bob", nil)
 		ca.revoke(t, list, armored, bob.Leaf.SerialNumber, big.NewInt(1000))
 		var logged bytes.Buffer
-		port := openRole(t, secureRole(t, ca, Options{
-			TrustedCAFile: ca.file("ca.pem"), CRLFile: list, Log: slog.New(slog.NewTextHandler(&logged, nil)),
-		}))[0]
+		credentials := ca.credentials(t, Files{TrustedCA: ca.file("ca.pem"), CRL: list}, Terms{})
+		port := openRole(t, secureRole(t, ca, Options{Credentials: credentials, Log: slog.New(slog.NewTextHandler(&logged, nil))}))[0]
 		echoing(t, port)
 		if !echoes(t, port, ca.trust(alice)) {
 			t.Error("alice was refused")
@@ -70,8 +68,10 @@ func TestRevokedCertificatesAreRefused(t *testing.T) {
 		if echoes(t, port, ca.trust(bob)) {
 			t.Error("bob was let in, though revoked")
 		}
-		// The list is read for every connection.
 		ca.revoke(t, list, armored, alice.Leaf.SerialNumber)
+		if err := credentials.Replace(credentials.files); err != nil {
+			t.Fatal(err)
+		}
 		if echoes(t, port, ca.trust(alice)) {
 			t.Error("alice was let in, though revoked meanwhile")
 		}
@@ -85,54 +85,37 @@ func TestRevokedCertificatesAreRefused(t *testing.T) {
 	}
 }
 
-func TestAResumedSessionIsCheckedForRevocationToo(t *testing.T) {
-	ca := newAuthority(t)
-	list := ca.file("revoked.crl")
-	ca.revoke(t, list, false)
-	port := openRole(t, secureRole(t, ca, Options{TrustedCAFile: ca.file("ca.pem"), CRLFile: list}))[0]
-	echoing(t, port)
-	alice := ca.client(t, "alice", nil)
-	config := ca.trust(alice)
-	config.ClientSessionCache = tls.NewLRUClientSessionCache(1)
-	if !echoes(t, port, config) {
-		t.Fatal("alice was refused")
+func TestListsOfSeveralAuthoritiesFitIntoOneFile(t *testing.T) {
+	ca, other := newAuthority(t), newAuthority(t)
+	alice, bob := ca.client(t, "alice", nil), ca.client(t, "bob", nil)
+	var both []byte
+	for who, serial := range map[*authority]*big.Int{ca: alice.Leaf.SerialNumber, other: bob.Leaf.SerialNumber} {
+		list := who.file("revoked.crl")
+		who.revoke(t, list, true, serial)
+		text, err := os.ReadFile(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		both = append(both, text...)
 	}
-	ca.revoke(t, list, false, alice.Leaf.SerialNumber)
-	if echoes(t, port, config) {
-		t.Error("alice was let in with her old session")
-	}
-}
-
-func TestUnreadableListOfRevokedRefusesAllCertificates(t *testing.T) {
-	ca := newAuthority(t)
-	list := filepath.Join(t.TempDir(), "absent.crl")
-	var logged bytes.Buffer
-	port := openRole(t, secureRole(t, ca, Options{
-		TrustedCAFile: ca.file("ca.pem"), CRLFile: list, Log: slog.New(slog.NewTextHandler(&logged, nil)),
-	}))[0]
-	if !strings.Contains(logged.String(), "absent.crl") {
-		t.Errorf("at the start: %q", logged.String())
-	}
-	echoing(t, port)
-	alice := ca.client(t, "alice", nil)
-	if echoes(t, port, ca.trust(alice)) {
-		t.Error("let in without a list")
-	}
-	if err := os.WriteFile(list, []byte("no list"), 0o600); err != nil {
+	list := ca.file("both.crl")
+	if err := os.WriteFile(list, both, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if echoes(t, port, ca.trust(alice)) {
-		t.Error("let in with a broken list")
+	port := openRole(t, secureRole(t, ca, Options{Credentials: ca.credentials(t, Files{TrustedCA: ca.file("ca.pem"), CRL: list}, Terms{})}))[0]
+	echoing(t, port)
+	if !echoes(t, port, ca.trust(ca.client(t, "carol", nil))) {
+		t.Error("carol was refused")
 	}
-	ca.revoke(t, list, false)
-	if !echoes(t, port, ca.trust(alice)) {
-		t.Error("refused once the list was there")
+	if echoes(t, port, ca.trust(alice)) || echoes(t, port, ca.trust(bob)) {
+		t.Error("one was let in, though revoked")
 	}
 }
 
 func TestClientsWithoutCertificatesNeedNoList(t *testing.T) {
 	ca := newAuthority(t)
-	port := openRole(t, secureRole(t, ca, Options{CRLFile: filepath.Join(t.TempDir(), "absent.crl")}))[0]
+	ca.revoke(t, ca.file("revoked.crl"), false, big.NewInt(1))
+	port := openRole(t, secureRole(t, ca, Options{Credentials: ca.credentials(t, Files{CRL: ca.file("revoked.crl")}, Terms{})}))[0]
 	echoing(t, port)
 	if !echoes(t, port, ca.trust()) {
 		t.Error("refused")

@@ -29,7 +29,7 @@ func TestSelfSignedCertificateServes(t *testing.T) {
 	if info, err := os.Stat(made.KeyFile); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("key: %v, %v", info, err)
 	}
-	port := openRole(t, Role{Option: "listen-client-urls", URLs: urls[:1], Options: Options{CertFile: made.CertFile, KeyFile: made.KeyFile}})[0]
+	port := openRole(t, Role{Option: "listen-client-urls", URLs: urls[:1], Options: Options{Credentials: (&authority{}).credentials(t, Files{Cert: made.CertFile, Key: made.KeyFile}, Terms{})}})[0]
 	echoing(t, port)
 	text, err := os.ReadFile(made.CertFile)
 	if err != nil {

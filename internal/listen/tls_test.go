@@ -18,8 +18,9 @@ import (
 // secureRole is a role with one TLS port.
 func secureRole(t testing.TB, ca *authority, o Options) Role {
 	t.Helper()
-	ca.server(t)
-	o.CertFile, o.KeyFile = ca.file("server.pem"), ca.file("server.key")
+	if o.Credentials == nil {
+		o.Credentials = ca.credentials(t, Files{}, Terms{})
+	}
 	return Role{
 		Name: "client", Option: "listen-client-urls", Configured: true,
 		URLs: []url.URL{parseURL(t, "https://127.0.0.1:0")}, Options: o,
@@ -90,7 +91,9 @@ func TestTLSEndsInThePort(t *testing.T) {
 
 func TestCertificatesAreRequiredByACAFile(t *testing.T) {
 	ca, other := newAuthority(t), newAuthority(t)
-	port := openRole(t, secureRole(t, ca, Options{TrustedCAFile: ca.file("ca.pem"), AllowedCNs: []string{"alice"}}))[0]
+	port := openRole(t, secureRole(t, ca, Options{Credentials: ca.credentials(t,
+		Files{TrustedCA: ca.file("ca.pem")}, Terms{AllowedCNs: []string{"alice"}},
+	)}))[0]
 	echoing(t, port)
 	if !echoes(t, port, ca.trust(ca.client(t, "alice", nil))) {
 		t.Error("alice was refused")
@@ -108,9 +111,9 @@ func TestCertificatesAreRequiredByACAFile(t *testing.T) {
 
 func TestAHostNameOfTheCertificateCanBeDemanded(t *testing.T) {
 	ca := newAuthority(t)
-	port := openRole(t, secureRole(t, ca, Options{
-		TrustedCAFile: ca.file("ca.pem"), AllowedHostnames: []string{"good.example"},
-	}))[0]
+	port := openRole(t, secureRole(t, ca, Options{Credentials: ca.credentials(t,
+		Files{TrustedCA: ca.file("ca.pem")}, Terms{AllowedHostnames: []string{"good.example"}},
+	)}))[0]
 	echoing(t, port)
 	for name, want := range map[string]bool{"good.example": true, "bad.example": false} {
 		client, err := shake(t, port, ca.trust(ca.client(t, name, []string{name})))
@@ -260,22 +263,48 @@ func (l lockedWriter) Write(p []byte) (int, error) {
 	return l.w.Write(p)
 }
 
-func TestMissingAndBrokenCertificatesAreNamed(t *testing.T) {
+func TestMissingAndBrokenFilesAreNamed(t *testing.T) {
 	ca := newAuthority(t)
-	role := secureRole(t, ca, Options{})
-	broken := role
-	broken.Options.KeyFile = ca.file("ca.key")
-	missing := role
-	missing.Options.CertFile = ca.file("absent.pem")
-	noCA := role
-	noCA.Options.TrustedCAFile = ca.file("server.key")
-	none := role
-	none.Options.CertFile = ""
-	for name, role := range map[string]Role{"server.pem": broken, "absent.pem": missing, "server.key": noCA, "scheme": none} {
-		if _, err := Open(t.Context(), role, nil); err == nil || !strings.Contains(err.Error(), name) {
-			t.Errorf("%s: %v", name, err)
+	ca.server(t)
+	broken := ca.file("broken")
+	if err := os.WriteFile(broken, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	good := Files{Cert: ca.file("server.pem"), Key: ca.file("server.key")}
+	for want, change := range map[string]func(*Files){
+		"ca.key":     func(f *Files) { f.Key = ca.file("ca.key") },
+		"absent.pem": func(f *Files) { f.Cert = ca.file("absent.pem") },
+		"absent.key": func(f *Files) { f.Key = ca.file("absent.key") },
+		"key":        func(f *Files) { f.Key = "" },
+		"server.key": func(f *Files) { f.TrustedCA = ca.file("server.key") },
+		"absent.ca":  func(f *Files) { f.TrustedCA = ca.file("absent.ca") },
+		"broken":     func(f *Files) { f.CRL = broken },
+		"absent.crl": func(f *Files) { f.CRL = ca.file("absent.crl") },
+		"client.key": func(f *Files) { f.ClientCert, f.ClientKey = f.Cert, ca.file("client.key") },
+	} {
+		files := good
+		change(&files)
+		if _, err := NewCredentials(files, Terms{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
 		}
 	}
+	for _, none := range []*Credentials{nil, ca.none(t)} {
+		role := secureRole(t, ca, Options{})
+		role.Options.Credentials = none
+		if _, err := Open(t.Context(), role, nil); !errors.Is(err, ErrNoCertificate) {
+			t.Errorf("without a certificate: %v", err)
+		}
+	}
+}
+
+// none are credentials without a certificate.
+func (a *authority) none(t testing.TB) *Credentials {
+	t.Helper()
+	c, err := NewCredentials(Files{TrustedCA: a.file("ca.pem")}, Terms{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 func TestALPNSendsClientsToTheirProtocol(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 
 func TestRequestsBehindASplitKnowTheirTLS(t *testing.T) {
 	ca := newAuthority(t)
-	port := openRole(t, secureRole(t, ca, Options{TrustedCAFile: ca.file("ca.pem")}))[0]
+	port := openRole(t, secureRole(t, ca, Options{Credentials: ca.credentials(t, Files{TrustedCA: ca.file("ca.pem")}, Terms{})}))[0]
 	split := NewSplit(port)
 	ran, served := make(chan error, 1), make(chan error, 1)
 	go func() { ran <- split.Run(t.Context()) }()

@@ -128,3 +128,19 @@ func (k *Keyspace) hash(limit int) (err error) {
 // find in the store may be missing: another keyspace takes its place. Nothing
 // else may be done with it afterwards.
 func (k *Keyspace) Retire() { k.shared.collected.Store(math.MaxInt64) }
+
+// Bump adds to rows what raises the revision of the keyspace in r by that much,
+// and marks all before as compacted, in the way of etcd's restore: a row of the
+// empty key without a value, that the compaction leaves. Clients that have seen
+// later revisions than r has are then told to list again. It returns the new
+// revision.
+func Bump(r store.Reader, by uint64, rows *store.Batch) (rev int64, err error) {
+	last := LastRevision(r)
+	if by > uint64(math.MaxInt64-1-last) {
+		return 0, fmt.Errorf("the revision %d cannot be raised by %d: it would be past the last one", last, by)
+	}
+	at := Revision{Main: last + int64(by)}.Append(nil)
+	rows.Put(store.Key, at, []byte{})
+	rows.Put(store.Meta, []byte(scheduledCompact), at)
+	return last + int64(by), nil
+}

@@ -23,7 +23,7 @@ type Part struct {
 // each; interval i is bounds[i] <= main < bounds[i+1].
 func Bounds(r store.Reader, n int) ([]int64, error) {
 	const pieces = 64 // whose rows are reckoned from a sample of each
-	last := lastRevision(r)
+	last := LastRevision(r)
 	width := last/pieces + 1
 	var weights [pieces]float64
 	total := 0.0
@@ -67,9 +67,9 @@ func reckon(r store.Reader, from, width int64) (rows float64, err error) {
 	return float64(seen) * float64(width) / float64(newest-from+1), err
 }
 
-// lastRevision finds the newest row's main revision by halving, as a Reader
+// LastRevision finds the newest row's main revision by halving, as a Reader
 // only scans upward.
-func lastRevision(r store.Reader) int64 {
+func LastRevision(r store.Reader) int64 {
 	return int64(sort.Search(math.MaxInt64-1, func(rev int) (none bool) {
 		none = true
 		r.Scan(store.Key, Revision{Main: int64(rev) + 1}.Append(nil), nil, func(_, _ []byte) bool {

@@ -29,9 +29,9 @@ const (
 
 // ClientOptions tune a client. A zero field takes the default named beside it.
 type ClientOptions struct {
-	TLS          *tls.Config   // for https URLs; offers no protocol but http/1.1
-	LocalAddress string        // IP that connections come from; the kernel's choice
-	Election     time.Duration // election timeout, part of the timeouts for dialling and requests; 1 s
+	TLS          func() *tls.Config // for https URLs, asked for each request; offers no protocol but http/1.1
+	LocalAddress string             // IP that connections come from; the kernel's choice
+	Election     time.Duration      // election timeout, part of the timeouts for dialling and requests; 1 s
 }
 
 // Client asks other members over their peer ports. Every call tries each URL
@@ -40,7 +40,7 @@ type ClientOptions struct {
 // 5 s and two election timeouts at the latest, Members after 10 s.
 type Client struct {
 	http    *http.Client
-	over    *http.Transport
+	over    *roads
 	timeout time.Duration
 }
 
@@ -49,10 +49,10 @@ func NewClient(o ClientOptions) *Client {
 	if o.Election == 0 {
 		o.Election = time.Second
 	}
-	return newClient(newWire(o.TLS, o.LocalAddress, o.Election).transport(0, 5*time.Second, true), o.Election)
+	return newClient(newWire(o.TLS, o.LocalAddress, o.Election).roads(0, 5*time.Second, true), o.Election)
 }
 
-func newClient(over *http.Transport, election time.Duration) *Client {
+func newClient(over *roads, election time.Duration) *Client {
 	asIs := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &Client{
 		http: &http.Client{Transport: over, CheckRedirect: asIs},

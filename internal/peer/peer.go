@@ -51,11 +51,11 @@ var (
 
 // Options tune a transport. A zero field takes the default named beside it.
 type Options struct {
-	Member       member.ID        // this member
-	Cluster      member.ClusterID // its cluster
-	URLs         []string         // where other members reach this one; told to them
-	LocalAddress string           // IP that connections to others come from; the kernel's choice
-	TLS          *tls.Config      // for https URLs; offers no protocol but http/1.1
+	Member       member.ID          // this member
+	Cluster      member.ClusterID   // its cluster
+	URLs         []string           // where other members reach this one; told to them
+	LocalAddress string             // IP that connections to others come from; the kernel's choice
+	TLS          func() *tls.Config // for https URLs, asked for each request; offers no protocol but http/1.1
 
 	ReadTimeout  time.Duration // a connection that is silent for so long is lost; 5 s
 	WriteTimeout time.Duration // one that takes nothing for so long, too; 5 s
@@ -83,7 +83,7 @@ func (o *Options) Complete() error {
 		{o.MaxMessageBytes < 0, "the largest message is negative"},
 		{o.MaxRemotes < 0, "the number of remotes is negative"},
 		{
-			o.TLS != nil && slices.ContainsFunc(o.TLS.NextProtos, func(p string) bool { return p != "http/1.1" }),
+			o.TLS != nil && slices.ContainsFunc(o.TLS().NextProtos, func(p string) bool { return p != "http/1.1" }),
 			"the TLS configuration offers another protocol than http/1.1",
 		},
 	} {

@@ -53,7 +53,7 @@ func (h *health) saw(sent, now time.Time, its pulse) {
 }
 
 // probe looks now and then whether the member is there, and how its clock goes.
-func (p *peer) probe(name string, over *http.Transport) {
+func (p *peer) probe(name string, over *roads) {
 	h := &health{err: errors.New("not asked yet")}
 	tick := time.NewTicker(probeEvery)
 	defer tick.Stop()
@@ -71,7 +71,7 @@ func (p *peer) probe(name string, over *http.Transport) {
 	}
 }
 
-func (p *peer) probeOnce(h *health, over *http.Transport) {
+func (p *peer) probeOnce(h *health, over *roads) {
 	urls := p.urls.all()
 	sent := time.Now()
 	its, err := p.ask(over, urls[h.url%len(urls)])
@@ -83,7 +83,7 @@ func (p *peer) probeOnce(h *health, over *http.Transport) {
 	h.saw(sent, time.Now(), its)
 }
 
-func (p *peer) ask(over *http.Transport, u string) (its pulse, err error) {
+func (p *peer) ask(over *roads, u string) (its pulse, err error) {
 	ctx, cancel := context.WithTimeout(p.ctx, probeTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u+"/raft/probing", nil)

@@ -28,8 +28,8 @@ type Transport struct {
 	metrics *metrics
 	urls    string // own ones, as the header has them
 
-	streams *http.Transport // connections for streams: timed, and used once
-	posts   *http.Transport // connections for everything else
+	streams *roads // connections for streams: timed, and used once
+	posts   *roads // connections for everything else
 	client  *Client
 
 	ctx       context.Context // of everything that Run owns
@@ -59,8 +59,8 @@ func New(o Options, p Parts) (*Transport, error) {
 	t := &Transport{
 		o: o, raft: p.Raft, desk: p.Desk, log: p.Log, murmur: newMurmur(p.Log), metrics: metrics,
 		urls:     strings.Join(usable(o.URLs), ","),
-		streams:  w.transport(o.ReadTimeout, o.WriteTimeout, false),
-		posts:    w.transport(0, o.WriteTimeout, true),
+		streams:  w.roads(o.ReadTimeout, o.WriteTimeout, false),
+		posts:    w.roads(0, o.WriteTimeout, true),
 		draining: make(chan struct{}),
 	}
 	t.client = newClient(t.posts, o.Election)

@@ -216,9 +216,9 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 
 func TestOptionsNameEveryFault(t *testing.T) {
 	_, err := New(Options{
-		LocalAddress: "localhost", MaxMessageBytes: -1, MaxRemotes: -1, ReadTimeout: -1, URLs: []string{"unix://x"},
+		LocalAddress: "localhost", MaxMessageBytes: -1, MaxRemotes: -1, ReadTimeout: -1, URLs: []string{"ftp://x"},
 	}, Parts{})
-	for _, want := range []string{"no ID", "local address", "largest message", "remotes", "timeout", "unix://x"} {
+	for _, want := range []string{"no ID", "local address", "largest message", "remotes", "timeout", "ftp://x"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v does not name %q", err, want)
 		}

@@ -14,8 +14,8 @@ func parseURL(text string) (*url.URL, error) {
 	if err != nil {
 		return nil, fmt.Errorf("peer URL: %w", err)
 	}
-	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil {
-		return nil, fmt.Errorf("peer URL %q: want http://host:port or https://host:port", text)
+	if !slices.Contains([]string{"http", "https", "unix", "unixs"}, u.Scheme) || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil {
+		return nil, fmt.Errorf("peer URL %q: want http://host:port, https://host:port or unix://name:port", text)
 	}
 	return u, nil
 }

@@ -25,8 +25,9 @@ type switchboard struct {
 	mu    sync.Mutex
 	lines map[uint64]*Replica
 
-	damage func(*bytes.Buffer) // of snapshots on their way
-	alone  map[uint64]bool     // cut off from the others
+	tap    func(*raftpb.Message) bool // sees every message; false: it is lost
+	damage func(*bytes.Buffer)        // of snapshots on their way
+	alone  map[uint64]bool            // cut off from the others
 }
 
 // isolate cuts a member off, or lets it back.
@@ -44,6 +45,9 @@ func (s *switchboard) send(ms []*raftpb.Message) {
 		s.mu.Lock()
 		to := s.lines[m.GetTo()]
 		if s.alone[m.GetTo()] != s.alone[m.GetFrom()] {
+			to = nil
+		}
+		if s.tap != nil && !s.tap(m) {
 			to = nil
 		}
 		s.mu.Unlock()

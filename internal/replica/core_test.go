@@ -8,6 +8,7 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 )
 
 // bench is cores with logs in memory, driven by hand: nothing happens unless
@@ -207,6 +208,98 @@ func TestCoreAnswersAReadOnceAQuorumAgrees(t *testing.T) {
 	b.work()
 	if len(lead.reads) != 0 {
 		t.Error("a read was answered without a quorum")
+	}
+}
+
+// ask has a member ask for a read, and returns its request.
+func (b *bench) ask(id uint64) *raftpb.Message {
+	b.t.Helper()
+	b.cores[id].core.Read([8]byte{byte(id)})
+	w, ok := b.cores[id].core.Work()
+	if !ok || len(w.Send) != 1 || w.Send[0].GetType() != raftpb.MsgReadIndex {
+		b.t.Fatalf("core %d asks with %v", id, w.Send)
+	}
+	return w.Send[0]
+}
+
+func TestOfThreeVotersTheOneThatAsksIsTheQuorum(t *testing.T) {
+	b := newBench(t, 1, 2, 3)
+	lead := b.cores[1].core
+	must(t, lead.Campaign())
+	b.work()
+	b.propose(b.cores[1], "a")
+	b.work()
+	must(t, lead.Step(b.ask(2)))
+	w, _ := lead.Work()
+	if len(w.Send) != 1 || w.Send[0].GetType() != raftpb.MsgReadIndexResp || w.Send[0].GetTo() != 2 || w.Send[0].GetIndex() != lead.commit {
+		t.Errorf("the leader sends %v, want the answer and nothing else", w.Send)
+	}
+}
+
+func TestALeaderVouchesForNobodyBeforeItKnowsWhatIsCommitted(t *testing.T) {
+	b := newBench(t, 1, 2, 3)
+	must(t, b.cores[1].core.Campaign())
+	b.work()
+	request := b.ask(2)
+	for range 25 { // until 1 finds itself without the others
+		b.cores[1].core.Tick()
+	}
+	b.cores[1].core.Work()
+	must(t, b.cores[3].core.Forget())
+	must(t, b.cores[2].core.Forget())
+	must(t, b.cores[3].core.Campaign())
+	b.work(3) // the entry of its term is not in its log, so nothing of it is committed
+	lead := b.cores[3].core
+	if !lead.Leading() {
+		t.Fatal("3 does not lead")
+	}
+	if _, ok := lead.Vouched(request); ok {
+		t.Error("it vouched for what is committed without an entry of its own term")
+	}
+	b.work()
+	if _, ok := lead.Vouched(request); !ok {
+		t.Error("it does not vouch though an entry of its term is committed")
+	}
+}
+
+func TestALeaderVouchesOnlyWhileItLeadsAndOnlyWithAMajority(t *testing.T) {
+	b := newBench(t, 1, 2, 3)
+	lead := b.cores[1].core
+	must(t, lead.Campaign())
+	b.work()
+	request := b.ask(2)
+	learner, local := proto.CloneOf(request), proto.CloneOf(request)
+	learner.From, local.From = new(uint64(9)), new(uint64(1))
+	for name, m := range map[string]*raftpb.Message{"one without a vote": learner, "itself": local} {
+		if _, ok := lead.Vouched(m); ok {
+			t.Errorf("it vouched on the word of %s", name)
+		}
+	}
+	must(t, lead.Step(&raftpb.Message{
+		Type: raftpb.MsgApp.Enum(), From: new(uint64(3)), To: new(uint64(1)), Term: new(lead.term + 1), Index: new(uint64(1)), LogTerm: new(uint64(1)),
+	}))
+	if _, ok := lead.Vouched(request); ok || !lead.Leading() {
+		t.Error("it vouched after it had heard of a later leader, before it said so")
+	}
+
+	b = newBench(t, 1, 2, 3)
+	lead = b.cores[1].core
+	must(t, lead.Campaign())
+	b.work()
+	request = b.ask(2)
+	for range 25 {
+		lead.Tick()
+	}
+	if _, ok := lead.Vouched(request); ok || !lead.Leading() {
+		t.Error("it vouched after it had lost its quorum, before it said so")
+	}
+
+	b = newBench(t, 1, 2, 3, 4, 5)
+	lead = b.cores[1].core
+	must(t, lead.Campaign())
+	b.work()
+	if _, ok := lead.Vouched(b.ask(2)); ok {
+		t.Error("two of five were a majority to it")
 	}
 }
 

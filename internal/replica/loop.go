@@ -109,6 +109,12 @@ func (l *loop) run() error {
 func (l *loop) round() error {
 	l.notes = l.r.intake.take(l.notes)
 	for _, m := range l.notes.messages {
+		if m.GetType() == raftpb.MsgReadIndex && l.core.Leading() {
+			if _, vouched := l.core.Vouched(m); !vouched {
+				l.reads.ask(m)
+				continue
+			}
+		}
 		if err := l.core.Step(m); err != nil {
 			l.r.log.Debug("message not taken", "type", m.GetType().String(), "from", member.ID(m.GetFrom()).String(), "error", err)
 		}
@@ -376,6 +382,7 @@ func (l *loop) moved() {
 	l.r.metrics.lead(is.leader != 0, l.core.Leading())
 	if !l.core.Leading() || l.core.term != l.led {
 		l.r.alone.Store(false)
+		l.reads.disown()
 		l.health.doubt = false
 		if l.led != 0 {
 			l.led = 0

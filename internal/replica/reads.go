@@ -6,20 +6,29 @@ import (
 	"time"
 
 	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
 )
 
 // readRetry is when a round is asked for again that has not been answered.
 const readRetry = 500 * time.Millisecond
 
+// maxAsked is how many requests of other members a leader holds for its next
+// round. A member has one on its way, and another each readRetry.
+const maxAsked = 1024
+
 // reads brings linearizable reads together: at any time one round is on its
-// way to raft, and who comes meanwhile waits for the next.
+// way to raft, and who comes meanwhile waits for the next. A leader's rounds
+// serve the other members, too, if they take a round: given to raft one by one,
+// each request would cost heartbeats of its own.
 type reads struct {
-	loop   *loop
-	next   []waiting[struct{}]
-	round  []waiting[struct{}] // empty: none is on its way
-	ids    map[uint64]bool     // contexts that were sent for round
-	again  time.Time           // when to send another
-	behind []behind            // rounds that raft has answered, by index
+	loop    *loop
+	next    []waiting[struct{}]
+	asked   []*raftpb.Message // MsgReadIndex of others, for the next round
+	round   []waiting[struct{}]
+	serving []*raftpb.Message // asked, in the round
+	ids     map[uint64]bool   // contexts that were sent for the round; nil: none is on its way
+	again   time.Time         // when to send another
+	behind  []behind          // rounds that raft has answered, by index
 }
 
 // behind is a round that waits for an index to be applied.
@@ -30,15 +39,24 @@ type behind struct {
 
 func (rs *reads) join(w waiting[struct{}]) { rs.next = append(rs.next, w) }
 
+// ask takes the request of another member for the leader's next round. One too
+// many is dropped; who sent it asks again.
+func (rs *reads) ask(m *raftpb.Message) {
+	if len(rs.asked) < maxAsked {
+		rs.asked = append(rs.asked, m)
+	}
+}
+
 // begin starts a round if one is wanted and possible. A leader first has to
 // apply an entry of its own term: a leader without other voters would answer
 // from a commit index that it may not have caught up with.
 func (rs *reads) begin() {
 	l := rs.loop
-	if len(rs.next) == 0 || len(rs.round) > 0 || l.core.leader == 0 || l.core.Leading() && l.led == 0 {
+	if rs.ids != nil || len(rs.next)+len(rs.asked) == 0 || l.core.leader == 0 || l.core.Leading() && l.led == 0 {
 		return
 	}
 	rs.round, rs.next = rs.next, nil
+	rs.serving, rs.asked = rs.asked, nil
 	rs.ids = map[uint64]bool{}
 	rs.send()
 }
@@ -58,9 +76,39 @@ func (rs *reads) answered(s raft.ReadState) {
 		rs.loop.r.metrics.slowReads.Inc() // of a round that is over
 		return
 	}
-	rs.behind = append(rs.behind, behind{s.Index, rs.round})
+	if len(rs.round) > 0 {
+		rs.behind = append(rs.behind, behind{s.Index, rs.round})
+	}
+	rs.answer(s.Index)
 	rs.round, rs.ids = nil, nil
 	rs.release(rs.loop.r.applied.Load())
+}
+
+// answer tells the members that the round serves the index that raft returned.
+func (rs *reads) answer(index uint64) {
+	if len(rs.serving) == 0 {
+		return
+	}
+	for i, m := range rs.serving {
+		rs.serving[i] = rs.loop.core.reply(m, index)
+	}
+	if send := rs.loop.health.mute(rs.serving); len(send) > 0 {
+		rs.loop.r.parts.Send(send)
+	}
+	rs.serving = nil
+}
+
+// disown forgets the requests of others: this member does not lead any more.
+func (rs *reads) disown() {
+	rs.asked, rs.serving = nil, nil
+	rs.idle()
+}
+
+// idle ends a round that nobody waits for any more.
+func (rs *reads) idle() {
+	if len(rs.round)+len(rs.serving) == 0 {
+		rs.ids = nil
+	}
 }
 
 // release answers the rounds that applied has reached.
@@ -88,7 +136,8 @@ func (rs *reads) tick() {
 	for i := range rs.behind {
 		rs.behind[i].round = rs.overdue(rs.behind[i].round, now)
 	}
-	if len(rs.round) > 0 && !now.Before(rs.again) {
+	rs.idle()
+	if rs.ids != nil && !now.Before(rs.again) {
 		rs.loop.r.log.Warn("no answer to a read round yet; asking again")
 		rs.send()
 	}
@@ -107,7 +156,7 @@ func (rs *reads) fail(err error) {
 		w.reply(struct{}{}, err)
 		n++
 	}
-	rs.round, rs.ids = nil, nil
+	rs.round, rs.serving, rs.ids = nil, nil, nil
 	if errors.Is(err, ErrStopped) {
 		for _, w := range rs.next {
 			w.reply(struct{}{}, err)

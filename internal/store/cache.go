@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -17,13 +18,17 @@ func (f *File) DropCache() error {
 	if err != nil {
 		return err
 	}
+	return errors.Join(m.dropCache(), m.Close())
+}
+
+func (m *moment) dropCache() error {
+	if m.file.options.Resident {
+		return nil
+	}
 	info := m.handle.db.Info()
 	_, _, errno := unix.Syscall(unix.SYS_MADVISE, info.Data, uintptr(m.tx.Size()), unix.MADV_DONTNEED)
-	if err := m.Close(); err != nil {
-		return err
-	}
 	if errno != 0 {
-		return fmt.Errorf("drop the cache of %s: %w", f.path, errno)
+		return fmt.Errorf("drop the cache of %s: %w", m.file.path, errno)
 	}
 	return nil
 }

@@ -25,7 +25,7 @@ func (f *File) Check(ctx context.Context) error {
 	}
 	w.high = uint64(m.tx.Size()) / uint64(w.pageSize)
 	err = overMapping(m.handle.file, f.path, func(data []byte) error {
-		w.data = data
+		w.data, w.mapped = data, true
 		return w.file()
 	})
 	return errors.Join(err, m.Close())
@@ -47,6 +47,7 @@ func checkFile(ctx context.Context, file *os.File, path string) error {
 		if err != nil {
 			return err
 		}
+		w.mapped = true
 		return w.file()
 	})
 }

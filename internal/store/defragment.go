@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -76,8 +77,13 @@ func (f *File) rewrite(ctx context.Context) (fresh *handle, err error) {
 	if err != nil {
 		return nil, errors.Join(err, os.Remove(name))
 	}
-	if err := f.fill(ctx, fresh, from); err != nil {
+	if err := f.fill(ctx, fresh, from, f.options.OnRewrite); err != nil {
 		return nil, errors.Join(err, fresh.release(), os.Remove(name))
+	}
+	if f.options.Trim {
+		if err := fresh.trim(); err != nil {
+			return nil, errors.Join(err, fresh.release(), os.Remove(name))
+		}
 	}
 	if err := os.Rename(name, f.path); err != nil {
 		return nil, errors.Join(err, fresh.release(), os.Remove(name))
@@ -86,18 +92,11 @@ func (f *File) rewrite(ctx context.Context) (fresh *handle, err error) {
 }
 
 // fill copies every bucket and syncs once, at the end.
-func (f *File) fill(ctx context.Context, to *handle, from *moment) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = f.corrupt(p)
-		}
-	}()
+func (f *File) fill(ctx context.Context, to *handle, from *moment, told func(done, total int64)) error {
+	c := copying{ctx: ctx, to: to.db, from: from, total: f.InUse(), told: told}
 	to.db.NoSync = true
-	c := from.tx.Cursor()
-	for name, _ := c.First(); name != nil; name, _ = c.Next() {
-		if err := copyBucket(ctx, to.db, from.tx, name); err != nil {
-			return fmt.Errorf("bucket %s: %w", name, err)
-		}
+	if err := c.run(); err != nil {
+		return err
 	}
 	to.db.NoSync = f.options.NoSync
 	if f.options.NoSync {
@@ -106,39 +105,92 @@ func (f *File) fill(ctx context.Context, to *handle, from *moment) (err error) {
 	return to.db.Sync()
 }
 
-// copyBucket copies one bucket in as many transactions as its size asks for.
-func copyBucket(ctx context.Context, to *bolt.DB, from *bolt.Tx, name []byte) error {
-	source := from.Bucket(name)
-	if source == nil {
-		return errors.New("not a bucket")
+// copying is one copy of a moment into a new file.
+type copying struct {
+	ctx     context.Context
+	to      *bolt.DB
+	from    *moment
+	without []Bucket // made, but their rows are left out
+	visit   func(bucket Bucket, key, value []byte) error
+	told    func(done, total int64)
+
+	done, total int64 // bytes of rows
+	dropped     int64 // done, when memory was let go of
+}
+
+func (c *copying) run() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = c.from.file.corrupt(p)
+		}
+	}()
+	for _, name := range c.from.names() {
+		if err := c.bucket(Bucket(name)); err != nil {
+			return fmt.Errorf("bucket %s: %w", name, err)
+		}
 	}
-	c := source.Cursor()
-	key, value := c.First()
+	return nil
+}
+
+// bucket copies one bucket in as many transactions as its size asks for.
+func (c *copying) bucket(name Bucket) error {
+	rows := c.from.tx.Bucket([]byte(name)).Cursor()
+	key, value := rows.First()
+	if slices.Contains(c.without, name) {
+		key = nil
+	}
 	for first := true; first || key != nil; first = false {
-		if err := ctx.Err(); err != nil {
+		if err := c.ctx.Err(); err != nil {
 			return err
 		}
-		err := to.Update(func(tx *bolt.Tx) error {
-			b, err := tx.CreateBucketIfNotExists(name)
+		err := c.to.Update(func(tx *bolt.Tx) error {
+			b, err := tx.CreateBucketIfNotExists([]byte(name))
 			if err != nil {
 				return err
 			}
 			b.FillPercent = keyFill // the rows come in order, whatever the bucket
-			for rows, size := 0, 0; key != nil && rows < chunkRows && size < chunkBytes; rows++ {
-				if value == nil {
-					return fmt.Errorf("row %x is a bucket", key)
-				}
-				if err := b.Put(key, value); err != nil {
+			for n, size := 0, 0; key != nil && n < chunkRows && size < chunkBytes; n++ {
+				if err := c.row(b, name, key, value); err != nil {
 					return err
 				}
 				size += len(key) + len(value)
-				key, value = c.Next()
+				c.done += int64(len(key) + len(value))
+				key, value = rows.Next()
 			}
 			return nil
 		})
 		if err != nil {
 			return err
 		}
+		if err := c.pause(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *copying) row(to *bolt.Bucket, name Bucket, key, value []byte) error {
+	if value == nil {
+		return fmt.Errorf("row %x is a bucket", key)
+	}
+	if c.visit != nil {
+		if err := c.visit(name, key, value); err != nil {
+			return err
+		}
+	}
+	return to.Put(key, value)
+}
+
+// pause lets go of the pages that were read, and tells how far it is.
+func (c *copying) pause() error {
+	if c.done-c.dropped >= letGo*1024 {
+		c.dropped = c.done
+		if err := c.from.dropCache(); err != nil {
+			return err
+		}
+	}
+	if c.told != nil {
+		c.told(min(c.done, c.total), c.total)
 	}
 	return nil
 }

@@ -198,6 +198,9 @@ func (g *group) write(b *bolt.Bucket) error {
 	return nil
 }
 
+// Path is where the file lies.
+func (f *File) Path() string { return f.path }
+
 // Size is the file's high water mark in bytes, as of the last commit. The file
 // itself may be longer: it grows in steps.
 func (f *File) Size() int64 { return f.size.Load() }

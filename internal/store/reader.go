@@ -40,6 +40,20 @@ func (f *File) Read() (Reader, error) {
 	return m, nil
 }
 
+// Buckets are all that the file has, in order.
+func (f *File) Buckets() (all []Bucket, err error) {
+	m, err := f.moment()
+	if err != nil {
+		return nil, err
+	}
+	defer Catch(&err)
+	defer m.Close() //nolint:errcheck // nothing was written
+	for _, name := range m.names() {
+		all = append(all, Bucket(name))
+	}
+	return all, nil
+}
+
 // OpenReads is how many Readers and Copies are open; those that see a file which
 // Defragment has replaced are not counted.
 func (f *File) OpenReads() int {

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
+
+	"golang.org/x/sys/unix"
 )
 
 // The format of a bbolt file, as far as reading it without trust needs it. All
@@ -25,6 +27,8 @@ const (
 
 	noFreelist = ^uint64(0)
 	deepest    = 64 // a tree of this height does not fit a disk
+
+	letGo = 16 << 10 // pages are read between two times that memory is let go of
 )
 
 var order = binary.NativeEndian
@@ -40,6 +44,7 @@ func flawed(format string, args ...any) error { return &flaw{fmt.Sprintf(format,
 type walk struct {
 	ctx      context.Context
 	data     []byte // at least up to high
+	mapped   bool   // data is a file
 	pageSize int
 	root     uint64
 	high     uint64 // pages in use are below
@@ -133,8 +138,10 @@ func (w *walk) tree(id uint64, in bounds, depth int) error {
 
 // page returns the page with its overflow, and notes that it was met.
 func (w *walk) page(id uint64) ([]byte, error) {
-	if w.pages++; w.pages%1024 == 0 && w.ctx.Err() != nil {
-		return nil, w.ctx.Err()
+	if w.pages++; w.pages%1024 == 0 {
+		if err := w.pause(); err != nil {
+			return nil, err
+		}
 	}
 	if id < 2 || id >= w.high {
 		return nil, flawed("page %d is pointed at, of %d", id, w.high)
@@ -154,6 +161,17 @@ func (w *walk) page(id uint64) ([]byte, error) {
 		}
 	}
 	return w.data[at : (last+1)*uint64(w.pageSize)], nil
+}
+
+// pause lets go of what was read, so that a file of any size takes little of the
+// memory, and looks whether to go on.
+func (w *walk) pause() error {
+	if w.mapped && w.pages%letGo == 0 {
+		if err := unix.Madvise(w.data, unix.MADV_DONTNEED); err != nil {
+			return fmt.Errorf("madvise: %w", err)
+		}
+	}
+	return w.ctx.Err()
 }
 
 // meet reports whether the page was not met before.

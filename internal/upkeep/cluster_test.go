@@ -54,6 +54,7 @@ type fake struct {
 	silent  bool   // does not answer for its hash
 	hang    bool   // does not answer at all, for as long as it is asked
 	stale   uint64 // the status shows this term instead
+	refused error  // why the last entry was
 }
 
 func newCluster(t *testing.T, n int) *cluster {
@@ -117,7 +118,9 @@ func (f *fake) catchUp() {
 		if f.c.spoil != nil && r != nil {
 			r = f.c.spoil(f.id, r)
 		}
-		f.done(f.machine.Apply(state.Entry{Index: at + 1, Term: e.term, Request: r, Wanted: true}))
+		out := f.machine.Apply(state.Entry{Index: at + 1, Term: e.term, Request: r, Wanted: true})
+		f.refused = out.Err
+		f.done(out)
 	}
 }
 
@@ -231,7 +234,9 @@ func (f *fake) Propose(ctx context.Context, r *state.Request, _ []byte) (any, er
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return f.c.commit(r), nil
+	f.c.mu.Lock()
+	defer f.c.mu.Unlock()
+	return f.c.commitLocked(r), f.refused
 }
 
 func (f *fake) Barrier(ctx context.Context) error { return ctx.Err() }

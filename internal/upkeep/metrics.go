@@ -16,11 +16,21 @@ const (
 	resultFailed     = "failed"
 )
 
+// What came of a defragmentation.
+const (
+	tidyDone   = "done"
+	tidyFailed = "failed"
+)
+
 // metrics are of kvd's own: etcd counts none of this.
 type metrics struct {
 	checks  *prometheus.CounterVec
 	agreed  *prometheus.GaugeVec
 	corrupt prometheus.Gauge
+
+	disarmed prometheus.Counter
+	tidies   *prometheus.CounterVec
+	tidy     prometheus.Gauge
 }
 
 func newMetrics(registry prometheus.Registerer) *metrics {
@@ -35,13 +45,25 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Name: "kvd_corrupt", Help: "Whether this member is alarmed as corrupt, by itself or with the whole cluster.",
 		}),
 	}
+	m.disarmed = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "kvd_nospace_disarmed_total", Help: "NOSPACE alarms of this member that it has lowered because there was space again.",
+	})
+	m.tidies = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "kvd_auto_defragmentations_total", Help: "Defragmentations that this member made of its own accord, by result.",
+	}, []string{"result"})
+	m.tidy = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "kvd_auto_defragmentation_last_timestamp_seconds", Help: "When the last of them was done.",
+	})
+	for _, result := range []string{tidyDone, tidyFailed} {
+		m.tidies.WithLabelValues(result)
+	}
 	for _, check := range []string{"periodic", "compaction"} {
 		for _, result := range []string{resultAgreed, resultDisagreed, resultIncomplete, resultFailed} {
 			m.checks.WithLabelValues(check, result)
 		}
 	}
 	if registry != nil {
-		registry.MustRegister(m.checks, m.agreed, m.corrupt)
+		registry.MustRegister(m.checks, m.agreed, m.corrupt, m.disarmed, m.tidies, m.tidy)
 	}
 	return m
 }
@@ -61,6 +83,13 @@ func (m *metrics) outcome(check string, disagreed, complete bool) {
 		m.check(check, resultAgreed)
 	default:
 		m.check(check, resultIncomplete)
+	}
+}
+
+func (m *metrics) tidied(result string) {
+	m.tidies.WithLabelValues(result).Inc()
+	if result == tidyDone {
+		m.tidy.SetToCurrentTime()
 	}
 }
 

@@ -1,6 +1,8 @@
 // Package upkeep is what a member does for its cluster unasked: the leader
 // agrees on the cluster's version, ends a downgrade that is done, and compares
-// the members' data; every member watches for the finding that it is corrupt.
+// the members' data; every member watches for the finding that it is corrupt and
+// for its space: it lowers its NOSPACE alarm when there is some again, and
+// defragments its database, one member after the other.
 //
 // It decides and proposes. It does not know how other members are reached
 // (Others), and it changes nothing but through the log.
@@ -65,6 +67,13 @@ type Options struct {
 	AskTimeout       time.Duration // for another member's version; 2 s
 	HashTimeout      time.Duration // for its hash, for which it may read all of its data; 30 s
 	RequestTimeout   time.Duration // for proposals and barriers; 7 s
+
+	QuotaBytes        int64         // what Space.Used is judged by; 0 and below: no quota
+	ManualDisarm      bool          // the NOSPACE alarm stays until somebody lowers it
+	SpaceInterval     time.Duration // between two looks at the space; 1 s
+	DefragFreePercent int           // defragment when so much of the file is free; 0: never
+	DefragFreeBytes   int64         // and at least so much
+	DefragInterval    time.Duration // between two looks at that; 1 min
 }
 
 func (o *Options) complete() error {
@@ -77,6 +86,8 @@ func (o *Options) complete() error {
 		{&o.AskTimeout, 2 * time.Second},
 		{&o.HashTimeout, 30 * time.Second},
 		{&o.RequestTimeout, 7 * time.Second},
+		{&o.SpaceInterval, time.Second},
+		{&o.DefragInterval, time.Minute},
 	} {
 		if *f.field == 0 {
 			*f.field = f.standard
@@ -88,7 +99,7 @@ func (o *Options) complete() error {
 	if _, err := parseServer(o.Version); err != nil {
 		return err
 	}
-	for _, d := range []time.Duration{o.VersionInterval, o.DowngradeCheck, o.CorruptCheck, o.CompactHashCheck, o.AskTimeout, o.HashTimeout, o.RequestTimeout} {
+	for _, d := range []time.Duration{o.VersionInterval, o.DowngradeCheck, o.CorruptCheck, o.CompactHashCheck, o.AskTimeout, o.HashTimeout, o.RequestTimeout, o.SpaceInterval, o.DefragInterval} {
 		if d < 0 {
 			return errors.New("a time is negative")
 		}
@@ -111,7 +122,17 @@ type Parts struct {
 	Promote func(ctx context.Context) error
 	// Joined is told once when this member is in the cluster as it is to be: with
 	// a vote, if Promote is there. May be nil.
-	Joined   func()
+	Joined func()
+	// Space measures the database. Nil: nobody looks after its space.
+	Space func() Space
+	// Filled is told when the database gets near its quota, or away from it. It
+	// must not block. Nil if Space is.
+	Filled func(fill Fill, used int64)
+	// Room says why the disk has no place for a copy of so many bytes, and
+	// Defragment makes one and puts it in place. Nil if Space is.
+	Room       func(bytes int64) error
+	Defragment func(ctx context.Context) error
+
 	Log      *slog.Logger          // nil: no logging
 	Registry prometheus.Registerer // nil: not measured
 }
@@ -119,6 +140,7 @@ type Parts struct {
 // Upkeep is a member's upkeep.
 type Upkeep struct {
 	o       Options
+	parts   Parts
 	member  Member
 	others  Others
 	id      member.ID
@@ -132,6 +154,7 @@ type Upkeep struct {
 	changed chan struct{} // of one: look at the view at once
 	agreed  chan struct{} // closed when the cluster has a version
 	said    said          // owned by versions
+	room    room          // owned by space
 	checked int64         // newest compaction that all members agree on; owned by compactions
 }
 
@@ -147,7 +170,7 @@ func New(o Options, p Parts) (*Upkeep, error) {
 		p.Corrupt = func([]member.ID) {}
 	}
 	u := &Upkeep{
-		o: o, member: p.Member, others: p.Others, id: p.ID, corrupt: p.Corrupt, promote: p.Promote, joined: p.Joined,
+		o: o, parts: p, member: p.Member, others: p.Others, id: p.ID, corrupt: p.Corrupt, promote: p.Promote, joined: p.Joined,
 		log: p.Log.With("local-member-id", p.ID.String()), metrics: newMetrics(p.Registry),
 		nudged: make(chan struct{}, 1), changed: make(chan struct{}, 1), agreed: make(chan struct{}),
 		said: said{},
@@ -187,6 +210,12 @@ func (u *Upkeep) Run(ctx context.Context) error {
 	if u.o.CompactHashCheck > 0 {
 		u.log.Info("enabled compaction hash checking", "interval", u.o.CompactHashCheck)
 		duties = append(duties, u.compactions)
+	}
+	if u.parts.Space != nil {
+		duties = append(duties, u.space)
+		if u.o.DefragFreePercent > 0 {
+			duties = append(duties, u.tidying)
+		}
 	}
 	var all sync.WaitGroup
 	for _, duty := range duties {
