@@ -153,9 +153,15 @@ func (a *API) proved(token string) (name string, ok bool) {
 	return "", false
 }
 
+// shortPassword is what passwords should not be shorter than, in bytes.
+const shortPassword = 8
+
 // hashed is what is kept of a password, as the log has it. The password itself
 // never gets there.
-func (a *API) hashed(ctx context.Context, password string) (string, error) {
+func (a *API) hashed(ctx context.Context, user, password string) (string, error) {
+	if len(password) < shortPassword {
+		a.log.Warn("a short password is easily guessed", "user", user, "shorter than", shortPassword)
+	}
 	kept, err := a.passwords.Hash(ctx, password)
 	if err != nil {
 		return "", err
@@ -169,7 +175,7 @@ func (a *API) userAdd(ctx context.Context, r *pb.AuthUserAddRequest, _ []byte) (
 	}
 	if !r.Options.GetNoPassword() {
 		var err error
-		if r.HashedPassword, err = a.hashed(ctx, r.Password); err != nil {
+		if r.HashedPassword, err = a.hashed(ctx, r.Name, r.Password); err != nil {
 			return nil, err
 		}
 	}
@@ -182,7 +188,7 @@ func (a *API) userAdd(ctx context.Context, r *pb.AuthUserAddRequest, _ []byte) (
 func (a *API) userChangePassword(ctx context.Context, r *pb.AuthUserChangePasswordRequest, _ []byte) (any, error) {
 	if r.Password != "" {
 		var err error
-		if r.HashedPassword, err = a.hashed(ctx, r.Password); err != nil {
+		if r.HashedPassword, err = a.hashed(ctx, r.Name, r.Password); err != nil {
 			return nil, err
 		}
 		r.Password = ""
