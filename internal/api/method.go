@@ -97,6 +97,7 @@ func unary[R any](a *API, service, name string, decode func([]byte) (R, error), 
 			m.started.Inc()
 			reply, err := handle(t, t, read)
 			m.done(err, t.began)
+			m.annotate(t, reply, err)
 			if took := time.Since(t.began); took > a.o.SlowRequest && m.rule.marks&waits == 0 {
 				m.slow(t, took, reply, err)
 			}

@@ -9,6 +9,9 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.opentelemetry.io/otel/attribute"
+	otelcodes "go.opentelemetry.io/otel/codes"
+	oteltrace "go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/peer"
@@ -47,11 +50,42 @@ func traceOf(ctx context.Context) (*trace, bool) {
 }
 
 // timed is a member whose waits are measured.
-type timed struct{ Member }
+type timed struct {
+	Member
+	tracer oteltrace.Tracer // may be nil
+}
+
+// begin begins a span of a call, if calls are traced.
+func (m timed) begin(ctx context.Context, name string) (context.Context, func(error)) {
+	if m.tracer == nil {
+		return ctx, func(error) {}
+	}
+	ctx, span := m.tracer.Start(ctx, name)
+	return ctx, func(err error) {
+		if err != nil {
+			span.SetStatus(otelcodes.Error, err.Error())
+		}
+		span.End()
+	}
+}
+
+// annotate puts what the log would say of a slow call into its span.
+func (m *method) annotate(t *trace, reply any, err error) {
+	span := oteltrace.SpanFromContext(t)
+	if !m.api.traced || !span.IsRecording() {
+		return
+	}
+	for _, a := range m.told(t, t.request, err) {
+		span.SetAttributes(attribute.String("kvd."+a.Key, a.Value.String()))
+	}
+	span.SetAttributes(attribute.Int("kvd.request-bytes", t.in), attribute.Int("kvd.reply-bytes", bytesOf(reply)))
+}
 
 func (m timed) Propose(ctx context.Context, req *state.Request, raw []byte) (any, error) {
 	began := time.Now()
+	ctx, end := m.begin(ctx, "log: propose and apply")
 	reply, err := m.Member.Propose(ctx, req, raw)
+	end(err)
 	if t, ok := traceOf(ctx); ok {
 		t.log += time.Since(began)
 	}
@@ -60,7 +94,9 @@ func (m timed) Propose(ctx context.Context, req *state.Request, raw []byte) (any
 
 func (m timed) Barrier(ctx context.Context) error {
 	began := time.Now()
+	ctx, end := m.begin(ctx, "read index")
 	err := m.Member.Barrier(ctx)
+	end(err)
 	if t, ok := traceOf(ctx); ok {
 		t.barrier += time.Since(began)
 	}

@@ -374,8 +374,7 @@ func TestForeignVariablesAreOnlyWarnedOf(t *testing.T) {
 
 func TestWhatThisVersionCannotDoIsNamed(t *testing.T) {
 	for name, args := range map[string][]string{
-		"auth-token":                 {"--auth-token=jwt,pub-key=a,sign-method=RS256"},
-		"enable-distributed-tracing": {"--enable-distributed-tracing"},
+		"auth-token": {"--auth-token=jwt,pub-key=a,sign-method=RS256"},
 	} {
 		texts := mustLoad(t, sources{args: args}).NotYet()
 		if len(texts) != 1 || !strings.HasPrefix(texts[0], name+" (flag --"+name+"): ") {
@@ -389,6 +388,7 @@ func TestWhatThisVersionCannotDoIsNamed(t *testing.T) {
 		"--discovery-endpoints=a:1 --discovery-token=t",
 		"--discovery-srv=example.com --discovery-srv-name=x",
 		"--force-new-cluster",
+		"--enable-distributed-tracing",
 	} {
 		if texts := mustLoad(t, sources{args: strings.Fields(args)}).NotYet(); len(texts) != 0 {
 			t.Errorf("%s: %q", args, texts)

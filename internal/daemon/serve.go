@@ -138,6 +138,7 @@ func (m *running) newServices() *api.API {
 	return api.New(m.apiOptions(), api.Parts{
 		Member: m.replica, Peers: distant{m}, Hub: m.hub, Store: m.opened.Store,
 		Cluster: m.opened.Cluster, ID: m.opened.ID, Log: m.log, Registry: m.registry,
+		Stats: m.tracing.handler, Tracer: m.tracing.tracer,
 	})
 }
 
