@@ -26,6 +26,7 @@ import (
 type trace struct {
 	context.Context
 	began   time.Time
+	user    string
 	request any // as it was decoded; nil before
 	in      int // bytes of it
 	// Of the time that the call took: waiting to hear that this member is up to
@@ -138,10 +139,13 @@ func bytesOf(reply any) int {
 
 // callerName is who calls, by user or by certificate, and from where.
 func callerName(ctx context.Context) (who, remote string) {
-	remote = "unknown"
+	who, remote = callerOf(ctx).name, "unknown"
+	if t, ok := traceOf(ctx); ok && who == "" {
+		who = t.user
+	}
 	if p, ok := peer.FromContext(ctx); ok {
 		remote = p.Addr.String()
-		if t, ok := p.AuthInfo.(credentials.TLSInfo); ok && len(t.State.PeerCertificates) > 0 {
+		if t, ok := p.AuthInfo.(credentials.TLSInfo); ok && who == "" && len(t.State.PeerCertificates) > 0 {
 			who = "certificate " + strconv.Quote(t.State.PeerCertificates[0].Subject.CommonName)
 		}
 	}
