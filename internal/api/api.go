@@ -69,6 +69,7 @@ type Store interface {
 type Options struct {
 	MaxTxnOps        int           // operations in a transaction; 128
 	MaxRequestBytes  int           // one request in the log; 1.5 MiB
+	Audit            Audit         // which calls are written down; none
 	MaxInflight      int           // calls at once, of all clients together; 16384
 	MaxStreams       uint32        // streams at once on one connection; no limit
 	QuotaBytes       int64         // bytes in use in the database that raise the alarm; 2 GiB; negative: none

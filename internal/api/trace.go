@@ -199,6 +199,11 @@ func eachSpan(request any, visit func(string)) {
 		visit(fmt.Sprintf("lease %x", r.GetID()))
 	case interface{ GetID() uint64 }: // of a member
 		visit(fmt.Sprintf("member %x", r.GetID()))
+	case interface {
+		GetUser() string
+		GetRole() string
+	}:
+		visit(fmt.Sprintf("user %q, role %q", r.GetUser(), r.GetRole()))
 	case interface{ GetName() string }: // of a user or a role
 		visit(strconv.Quote(r.GetName()))
 	}

@@ -175,6 +175,7 @@ func (m *running) apiOptions() api.Options {
 		MaxTxnOps:        int(c.Limits.TxnOps),
 		MaxRequestBytes:  int(c.Limits.RequestBytes),
 		MaxStreams:       c.Limits.ConcurrentStreams,
+		Audit:            audits[c.Log.Audit],
 		MaxInflight:      int(c.Limits.Inflight),
 		QuotaBytes:       c.Store.QuotaBytes,
 		ProgressInterval: c.Watch.ProgressInterval,
@@ -190,6 +191,9 @@ func (m *running) apiOptions() api.Options {
 		RefuseOnDefrag:   c.Gates.On(config.StopGRPCServiceOnDefrag),
 	}
 }
+
+// audits is what the services call the values of audit-log.
+var audits = map[string]api.Audit{"none": api.AuditNone, "writes": api.AuditWrites, "all": api.AuditAll}
 
 // orNever is what the services take 0 for.
 func orNever(d time.Duration) time.Duration {
