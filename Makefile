@@ -130,7 +130,7 @@ package: ## deb and rpm of each of ARCHES (amd64 arm64) into DIST (dist); VERSIO
 	done
 	packaging/assemble $(DIST)/$(HOST) $(DIST)/made
 	@set -e; for arch in $(ARCHES); do for kind in deb rpm; do \
-		ARCH=$$arch DIST=$(DIST) $(GO) tool -modfile=tools/nfpm/go.mod nfpm package --packager $$kind --target $(DIST)/; \
+		ARCH=$$arch DIST=$(DIST) $(GO) tool -modfile=tools/nfpm/go.mod nfpm package --config $(DIST)/made/nfpm.yaml --packager $$kind --target $(DIST)/; \
 	done; done
 
 .PHONY: test-system
