@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 
+	"kvd/internal/credential"
 	"kvd/internal/lease"
 	"kvd/internal/member"
 	"kvd/internal/replica"
@@ -77,6 +78,7 @@ type Options struct {
 	KeepAliveMin     time.Duration // a client that pings more often is disconnected; 5 s
 	KeepAlive        time.Duration // an idle connection is pinged after this; 2 h
 	KeepAliveTimeout time.Duration // and closed if no answer comes within this; 20 s
+	ClientCertAuth   bool          // a client may show who it is by the common name of its certificate
 	RefuseOnDefrag   bool          // the gRPC health service says not serving during a defragmentation
 	Extensive        bool          // also a histogram of handling times per method
 }
@@ -109,37 +111,45 @@ const overhead = 512 << 10
 
 // Parts are what the services are made over.
 type Parts struct {
-	Member   Member
-	Peers    Peers // nil: the member is alone
-	Hub      *watch.Hub
-	Store    Store
-	Cluster  member.ClusterID
-	ID       member.ID
-	Log      *slog.Logger
-	Registry prometheus.Registerer
+	Member Member
+	Peers  Peers // nil: the member is alone
+	Hub    *watch.Hub
+	Store  Store
+	// Passwords and Tokens find out who calls, once authentication is on.
+	// Whoever applies the log tells Tokens of changes.
+	Passwords *credential.Passwords
+	Tokens    Tokens
+	Cluster   member.ClusterID
+	ID        member.ID
+	Log       *slog.Logger
+	Registry  prometheus.Registerer
 }
 
 // API is the services of one member. Make it with New, then Run it.
 type API struct {
-	o       Options
-	member  Member
-	peers   Peers
-	hub     *watch.Hub
-	store   Store
-	cluster member.ClusterID
-	id      member.ID
-	log     *slog.Logger
-	metrics *metrics
-	health  *health.Server
-	server  *grpc.Server
-	streams streams // those that end before their clients want it
-	locals  *locals // calls from within the process
+	o         Options
+	member    Member
+	peers     Peers
+	hub       *watch.Hub
+	store     Store
+	passwords *credential.Passwords
+	tokens    Tokens
+	cluster   member.ClusterID
+	id        member.ID
+	log       *slog.Logger
+	metrics   *metrics
+	health    *health.Server
+	server    *grpc.Server
+	watching  sinks
+	streams   streams // those that end before their clients want it
+	locals    *locals // calls from within the process
 }
 
 // New makes the services; nothing is served before Run.
 func New(o Options, p Parts) *API {
 	a := &API{
 		o: o.complete(), member: p.Member, hub: p.Hub, store: p.Store,
+		passwords: p.Passwords, tokens: p.Tokens,
 		cluster: p.Cluster, id: p.ID, log: p.Log,
 		metrics: newMetrics(p.Registry, o.Extensive),
 		health:  health.NewServer(),

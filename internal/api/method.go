@@ -41,7 +41,7 @@ const (
 // metadata sound, and does it get the leader it asks for. The request is nil for
 // a stream.
 func (m *method) admit(ctx context.Context, kind string, request any) (led bool, err error) {
-	if err := m.rule.permit(m.api, request); err != nil {
+	if err := m.rule.served(m.api, request); err != nil {
 		return false, err
 	}
 	version := "unknown"
@@ -62,8 +62,10 @@ func (m *method) admit(ctx context.Context, kind string, request any) (led bool,
 }
 
 // unary makes a method of one request and one reply. Decode reads the request
-// from the bytes that came, which it may alias; serve gets both.
-func unary[R any](a *API, service, name string, decode func([]byte) (R, error), serve func(ctx context.Context, r R, raw []byte) (any, error)) grpc.MethodDesc {
+// from the bytes that came, which it may alias; serve gets both. Formed is
+// what must be right about a request before it matters who sent it; it is asked
+// while authentication is on, beside what serve checks.
+func unary[R any](a *API, service, name string, decode func([]byte) (R, error), serve func(ctx context.Context, r R, raw []byte) (any, error), formed ...func(R) error) grpc.MethodDesc {
 	m := a.method(service, name, kindUnary)
 	handle := func(ctx context.Context, read func(any) error) (any, error) {
 		var in payload
@@ -76,6 +78,16 @@ func unary[R any](a *API, service, name string, decode func([]byte) (R, error), 
 		}
 		m.received.Inc()
 		if _, err := m.admit(ctx, "unary", r); err != nil {
+			return nil, err
+		}
+		if ctx, err = m.rule.authorize(ctx, a, r, func() error {
+			for _, check := range formed {
+				if err := check(r); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
 			return nil, err
 		}
 		reply, err := serve(ctx, r, in)
@@ -138,6 +150,11 @@ func (m *method) stream(s grpc.ServerStream, serve func(*call) error) error {
 	}
 	ctx, done := m.api.streams.add(s.Context(), openStream{led: led, reads: m.rule.marks&reads != 0})
 	defer done()
+	if m.rule.marks&severally == 0 {
+		if ctx, err = m.rule.authorize(ctx, m.api, nil, sure); err != nil {
+			return err
+		}
+	}
 	return wire(serve(&call{ctx: ctx, stream: s, method: m}))
 }
 
@@ -147,6 +164,15 @@ type call struct {
 	stream grpc.ServerStream
 	*method
 }
+
+// authorize checks the caller again, for one message of a stream: a token may
+// have ended since the last one.
+func (c *call) authorize() (context.Context, error) {
+	return c.rule.authorize(c.ctx, c.api, nil, sure)
+}
+
+// sure is for messages whose form was looked at.
+func sure() error { return nil }
 
 func (c *call) receive() (payload, error) {
 	var in payload

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -42,9 +43,10 @@ const noWatcher = -1
 // watchStream is one Watch call. One goroutine reads requests and makes
 // watchers, the other takes from the sink and sends.
 type watchStream struct {
-	api  *API
-	call *call
-	sink *watch.Sink
+	api   *API
+	call  *call
+	sink  *watch.Sink
+	guard *guard
 
 	// Owned by the reading goroutine. A watcher that a compaction has ended
 	// keeps its ID until it is cancelled.
@@ -60,6 +62,9 @@ type tag struct {
 	id       int64
 	progress bool
 	fragment bool
+	owner    caller
+	key, end []byte
+	revoked  string // why it was taken from its owner; the sending goroutine's
 }
 
 func (a *API) watchKeys(c *call) error {
@@ -67,8 +72,10 @@ func (a *API) watchKeys(c *call) error {
 		api: a, call: c, sink: a.hub.Sink(),
 		watchers: map[int64]*watch.Watcher{},
 		quiet:    map[*watch.Watcher]bool{},
+		guard:    newGuard(a, c),
 	}
 	defer w.sink.Close()
+	defer a.watching.add(w.sink)()
 	ctx, cancel := context.WithCancelCause(c.ctx)
 	defer cancel(nil)
 	// Reading ends with the stream, that is with this function's return.
@@ -114,6 +121,7 @@ func (w *watchStream) read(ctx context.Context) error {
 		case *pb.WatchRequest_CancelRequest:
 			if one, ok := w.watchers[u.CancelRequest.GetWatchId()]; ok {
 				one.Cancel()
+				w.guard.remove(one)
 				delete(w.watchers, u.CancelRequest.GetWatchId())
 			}
 		case *pb.WatchRequest_ProgressRequest:
@@ -133,6 +141,11 @@ func (w *watchStream) create(r *pb.WatchCreateRequest) {
 	}
 	if r.StartRevision < 0 {
 		w.sink.Refuse(reasonCompacted)
+		return
+	}
+	owner, by, err := w.guard.judge(r)
+	if err != nil {
+		w.sink.Refuse(wire(err).Error())
 		return
 	}
 	spec := watch.Spec{
@@ -155,12 +168,15 @@ func (w *watchStream) create(r *pb.WatchCreateRequest) {
 		w.sink.Refuse(reasonDuplicate)
 		return
 	}
-	one, err := w.api.hub.Watch(spec, w.sink, &tag{id: id, progress: r.ProgressNotify, fragment: r.Fragment})
+	one, err := w.api.hub.Watch(spec, w.sink, &tag{
+		id: id, progress: r.ProgressNotify, fragment: r.Fragment, owner: owner, key: r.Key, end: r.RangeEnd,
+	})
 	if err != nil {
 		w.sink.Refuse(err.Error())
 		return
 	}
 	w.watchers[id] = one
+	w.guard.add(one, by)
 }
 
 // freeID counts up; it never goes back to what was used before.
@@ -189,6 +205,7 @@ func (w *watchStream) send(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return w.ended(ctx)
 		}
+		w.guard.look()
 		if due.Swap(false) {
 			tick.Reset(interval)
 			if err := w.progress(); err != nil {
@@ -246,6 +263,10 @@ func (w *watchStream) transmit(m *watch.Message) error {
 	}
 	t := m.Watcher.Tag.(*tag)
 	r.id = t.id
+	w.guard.look()
+	if t.revoked != "" && m.Kind == watch.Events {
+		return nil
+	}
 	switch m.Kind {
 	case watch.Created:
 		r.created = true
@@ -253,7 +274,7 @@ func (w *watchStream) transmit(m *watch.Message) error {
 			w.quiet[m.Watcher] = true
 		}
 	case watch.Cancelled:
-		r.canceled, r.compacted, r.reason = true, m.Compacted, m.Reason
+		r.canceled, r.compacted, r.reason = true, m.Compacted, cmp.Or(t.revoked, m.Reason)
 		delete(w.quiet, m.Watcher)
 	case watch.Events:
 		if t.progress {

@@ -374,7 +374,6 @@ func TestForeignVariablesAreOnlyWarnedOf(t *testing.T) {
 
 func TestWhatThisVersionCannotDoIsNamed(t *testing.T) {
 	for name, args := range map[string][]string{
-		"auth-token":                 {"--auth-token=jwt,pub-key=a,sign-method=RS256"},
 		"enable-distributed-tracing": {"--enable-distributed-tracing"},
 	} {
 		texts := mustLoad(t, sources{args: args}).NotYet()

@@ -14,10 +14,6 @@ type missing struct {
 func missingParts() []missing {
 	return []missing{
 		{
-			"auth-token", func(c *Config) bool { return c.Auth.Token != "simple" },
-			"this version makes simple tokens only",
-		},
-		{
 			"enable-distributed-tracing", func(c *Config) bool { return c.Tracing.Enabled },
 			"this version sends no spans",
 		},

@@ -24,6 +24,7 @@ import (
 	"kvd/internal/api"
 	"kvd/internal/bootstrap"
 	"kvd/internal/config"
+	"kvd/internal/credential"
 	"kvd/internal/gateway"
 	"kvd/internal/listen"
 	"kvd/internal/member"
@@ -81,8 +82,10 @@ type running struct {
 	gone      chan struct{} // this member has applied its own removal; of one
 	joined    bool          // it was ready once
 
-	splits   []*listen.Split
-	services *api.API // made before live is set
+	splits    []*listen.Split
+	passwords *credential.Passwords
+	tokens    api.Tokens
+	services  *api.API // made before live is set
 
 	live  atomic.Pointer[replica.Replica] // replica, for any goroutine; nil until it is made
 	phase atomic.Value                    // string: the last status; for any goroutine
@@ -112,12 +115,7 @@ func Run(ctx context.Context, in Inputs) error {
 	for _, w := range in.Config.Warnings {
 		m.log.Warn(w)
 	}
-	if err := possible(in.Config); err != nil {
-		m.status("not started: " + err.Error())
-		return err
-	}
-	m.progress("opening the ports")
-	if err := m.listen(ctx); err != nil {
+	if err := m.begin(ctx); err != nil {
 		m.status("not started: " + err.Error())
 		return err
 	}
@@ -157,6 +155,18 @@ func Run(ctx context.Context, in Inputs) error {
 		return err // the disk or the machine cannot be trusted any more: no farewell
 	}
 	return m.stop(context.WithoutCancel(ctx))
+}
+
+// begin is the start up to the ports, from which on there is something to undo.
+func (m *running) begin(ctx context.Context) error {
+	if err := possible(m.config); err != nil {
+		return err
+	}
+	if err := m.newCredentials(); err != nil {
+		return err
+	}
+	m.progress("opening the ports")
+	return m.listen(ctx)
 }
 
 // possible refuses options that this version cannot honour: ignoring them would
@@ -274,10 +284,14 @@ func (m *running) assemble() (err error) {
 			active := m.transport.ActiveSince(id)
 			return !active.IsZero() && !active.After(since)
 		},
-		Replaced: func() { m.hub.Reset() },
-		Publish:  func(view *mvcc.View, rev int64, events []*mvcc.Event) { m.hub.Publish(view, rev, events) },
-		Logger:   m.log,
-		Metrics:  m.metrics,
+		Replaced: func() {
+			m.tokens.Changed([]state.TokenChange{{}}) // what voided some of them is not known
+			m.hub.Reset()
+		},
+		Tokens:  m.tokens.Changed,
+		Publish: func(view *mvcc.View, rev int64, events []*mvcc.Event) { m.hub.Publish(view, rev, events) },
+		Logger:  m.log,
+		Metrics: m.metrics,
 	})
 	if err != nil {
 		return err
@@ -290,9 +304,7 @@ func (m *running) assemble() (err error) {
 	if m.upkeep, err = m.newUpkeep(m.others()); err != nil {
 		return err
 	}
-	if err := m.register(); err != nil {
-		return err
-	}
+	m.register()
 	m.live.Store(m.replica)
 	m.in.Log.Describe(m.describe)
 	return nil

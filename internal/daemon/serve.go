@@ -138,6 +138,7 @@ func (m *running) sayTraffic(to listen.Ports, traffic string) {
 func (m *running) newServices() *api.API {
 	return api.New(m.apiOptions(), api.Parts{
 		Member: m.replica, Peers: distant{m}, Hub: m.hub, Store: m.opened.Store,
+		Passwords: m.passwords, Tokens: m.tokens,
 		Cluster: m.opened.Cluster, ID: m.opened.ID, Log: m.log, Registry: m.registry,
 	})
 }
@@ -184,6 +185,7 @@ func (m *running) apiOptions() api.Options {
 		KeepAlive:        c.GRPC.KeepAliveInterval,
 		KeepAliveTimeout: c.GRPC.KeepAliveTimeout,
 		Extensive:        c.HTTP.Metrics == "extensive",
+		ClientCertAuth:   c.ClientTLS.ClientCertAuth,
 		RefuseOnDefrag:   c.Gates.On(config.StopGRPCServiceOnDefrag),
 	}
 }

@@ -189,7 +189,7 @@ func (c *checker) users(r store.Reader) {
 		}
 		return true
 	})
-	if err == nil && book.Enabled() && !root {
+	if err == nil && book.Now().Enabled() && !root {
 		c.add(Fault, c.bucket(store.Auth), c.remedy, "authentication is on, and no user has the role root")
 	}
 }
