@@ -259,14 +259,23 @@ func serve(t testing.TB, s *solo, o Options, dial ...grpc.DialOption) *grpc.Clie
 
 func serving(t testing.TB, s *solo, o Options, dial ...grpc.DialOption) (*grpc.ClientConn, *API) {
 	t.Helper()
+	return servingMember(t, s, s, o, slog.New(slog.DiscardHandler), dial...)
+}
+
+// servingMember serves s, as m shows it.
+func servingMember(t testing.TB, s *solo, m Member, o Options, log *slog.Logger, dial ...grpc.DialOption) (*grpc.ClientConn, *API) {
+	t.Helper()
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	a := New(o, Parts{
-		Member: s, Peers: s.peers, Hub: s.hub, Store: s.file,
+		Member: m, Peers: s.peers, Hub: s.hub, Store: s.file,
 		Passwords: credential.NewPasswords(4, nil), Tokens: s.tokens, Cluster: 0xc1, ID: soloID,
-		Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(),
+		Log: log, Registry: prometheus.NewRegistry(),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup

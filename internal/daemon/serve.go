@@ -176,8 +176,10 @@ func (m *running) apiOptions() api.Options {
 		MaxTxnOps:        int(c.Limits.TxnOps),
 		MaxRequestBytes:  int(c.Limits.RequestBytes),
 		MaxStreams:       c.Limits.ConcurrentStreams,
+		MaxInflight:      int(c.Limits.Inflight),
 		QuotaBytes:       c.Store.QuotaBytes,
 		ProgressInterval: c.Watch.ProgressInterval,
+		WatchStall:       orNever(c.Watch.StallTimeout),
 		SlowRequest:      c.Limits.WarnUnary,
 		Election:         c.Raft.ElectionTimeout,
 		Strict:           c.Cluster.StrictReconfig,
@@ -188,6 +190,14 @@ func (m *running) apiOptions() api.Options {
 		ClientCertAuth:   c.ClientTLS.ClientCertAuth,
 		RefuseOnDefrag:   c.Gates.On(config.StopGRPCServiceOnDefrag),
 	}
+}
+
+// orNever is what the services take 0 for.
+func orNever(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
 }
 
 // serveMetrics answers on the metrics ports, which say how far a start has come.
