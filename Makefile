@@ -133,6 +133,10 @@ package: ## deb and rpm of each of ARCHES (amd64 arm64) into DIST (dist); VERSIO
 		ARCH=$$arch DIST=$(DIST) $(GO) tool -modfile=tools/nfpm/go.mod nfpm package --config $(DIST)/made/nfpm.yaml --packager $$kind --target $(DIST)/; \
 	done; done
 
+.PHONY: test-packages
+test-packages: package ## what the packages' scripts do, interrupted ones too; needs root
+	cd test && KVD_TEST_PACKAGES=$(abspath $(DIST)) $(GO) test -count=1 -timeout 30m ./packages
+
 .PHONY: bench
 bench: build ## measure kvd and etcd side by side; see test/bench
 	cd test && $(GO) build -o .cache/bin/etcd-for-bench go.etcd.io/etcd/server/v3 && \
