@@ -89,7 +89,7 @@ func (h *host) installed() {
 func (h *host) starts() {
 	h.run("systemctl log-level debug")
 	h.run(configure)
-	h.run("systemctl start kvd")
+	h.run("systemctl enable --now kvd")
 	h.says("systemctl status kvd", "Active: active (running)", `Status: "leader, term 2, 1 of 1 members up, `, " of 2 GiB in use, revision 1")
 	h.says("stat -c '%a %U' /var/lib/kvd", "700 kvd")
 	inOrder(h.t, h.notices(), "STATUS=opening the ports", "EXTEND_TIMEOUT_USEC=", "STATUS=making the log and the database",
@@ -129,7 +129,7 @@ func (h *host) explains() {
 			h.t.Errorf("no %s in\n%s", field, ready)
 		}
 	}
-	h.says("journalctl -u kvd MESSAGE_ID=6e9a3b0c51f14c0e9d2d1f7f0a5b7c05", "the configuration was not reloaded")
+	h.says("journalctl -u kvd --catalog MESSAGE_ID=6e9a3b0c51f14c0e9d2d1f7f0a5b7c05", "the configuration was not reloaded", "\n-- ")
 }
 
 // again waits until the service runs in another process than before, with all
@@ -180,7 +180,7 @@ func (h *host) refuses() {
 }
 
 func (h *host) removed() {
-	h.run("systemctl enable kvd && apt-get remove -y kvd")
+	h.run("apt-get remove -y kvd")
 	h.says("systemctl is-active kvd || true; ls /etc/kvd/kvd.toml; ls -d /var/lib/kvd/member", "inactive", "/etc/kvd/kvd.toml", "/var/lib/kvd/member")
 	h.says("test -e /usr/bin/kvd || echo gone", "gone")
 	h.install()
@@ -258,7 +258,7 @@ func TestAnUpgradeLosesNoAcknowledgedWrite(t *testing.T) {
 	if after := h.property("kvd", "MainPID"); after == before || after == "0" {
 		t.Errorf("process %s became %s", before, after)
 	}
-	out := h.says("journalctl -u kvd -o cat --grep 'starting kvd'", "version=0.0.1")
+	out := h.says("journalctl -u kvd -t kvd -o cat --grep 'starting kvd'", "version=0.0.1")
 	if strings.Count(out, "starting kvd") != 2 {
 		t.Errorf("not one restart:\n%s", out)
 	}
