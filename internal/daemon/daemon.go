@@ -91,6 +91,7 @@ type running struct {
 	phase atomic.Value                    // string: the last status; for any goroutine
 	// corrupt says that this member is alarmed as corrupt; for any goroutine.
 	corrupt atomic.Bool
+	tracing tracing
 	filled  atomic.Uint32 // upkeep.Fill, as it was told last; for any goroutine
 }
 
@@ -297,6 +298,9 @@ func (m *running) assemble() (err error) {
 		return err
 	}
 	m.hub = watch.New(watch.Options{}, func() *mvcc.View { return m.replica.View().Keys }, m.log, m.registry)
+	if err := m.traceCalls(context.Background()); err != nil {
+		return err
+	}
 	m.services = m.newServices()
 	if err := m.newTransport(); err != nil {
 		return err
