@@ -164,6 +164,7 @@ func (h *host) stops() {
 	h.says("systemctl status kvd || true", "Active: inactive (dead)", "status=0/SUCCESS", `Status: "stopped"`)
 	inOrder(h.t, h.notices(), "STOPPING=1, STATUS=stopping", "STATUS=stopping: clients", "STATUS=stopping: replica",
 		"STATUS=stopping: closing log and database", "STATUS=stopped")
+	h.run("systemctl log-level info")
 }
 
 func (h *host) refuses() {
