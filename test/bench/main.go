@@ -15,8 +15,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"runtime/debug"
+	"slices"
 	"syscall"
 	"time"
 )
