@@ -67,8 +67,10 @@ type Store interface {
 type Options struct {
 	MaxTxnOps        int           // operations in a transaction; 128
 	MaxRequestBytes  int           // one request in the log; 1.5 MiB
+	MaxInflight      int           // calls at once, of all clients together; 16384
 	MaxStreams       uint32        // streams at once on one connection; no limit
 	QuotaBytes       int64         // bytes in use in the database that raise the alarm; 2 GiB; negative: none
+	WatchStall       time.Duration // a watch stream that takes longer to take a message is ended; 5 min; negative: never
 	ProgressInterval time.Duration // between progress messages of a quiet watcher; 10 min, at least 100 ms
 	SlowRequest      time.Duration // a unary call that takes longer is logged; 300 ms
 	Election         time.Duration // election timeout: streams that need a leader end after three without one; 1 s
@@ -86,8 +88,10 @@ type Options struct {
 func (o Options) complete() Options {
 	o.MaxTxnOps = or(o.MaxTxnOps, 128)
 	o.MaxRequestBytes = or(o.MaxRequestBytes, 3<<19)
+	o.MaxInflight = or(o.MaxInflight, 16384)
 	o.QuotaBytes = or(o.QuotaBytes, 2<<30)
 	o.ProgressInterval = max(or(o.ProgressInterval, 10*time.Minute), 100*time.Millisecond)
+	o.WatchStall = or(o.WatchStall, 5*time.Minute)
 	o.SlowRequest = or(o.SlowRequest, 300*time.Millisecond)
 	o.Election = or(o.Election, time.Second)
 	o.RequestTimeout = or(o.RequestTimeout, 5*time.Second+2*o.Election)
@@ -138,6 +142,7 @@ type API struct {
 	id        member.ID
 	log       *slog.Logger
 	metrics   *metrics
+	gate      *gate
 	health    *health.Server
 	server    *grpc.Server
 	watching  sinks
@@ -148,12 +153,14 @@ type API struct {
 // New makes the services; nothing is served before Run.
 func New(o Options, p Parts) *API {
 	a := &API{
-		o: o.complete(), member: p.Member, hub: p.Hub, store: p.Store,
+		o: o.complete(), member: timed{p.Member}, hub: p.Hub, store: p.Store,
 		passwords: p.Passwords, tokens: p.Tokens,
 		cluster: p.Cluster, id: p.ID, log: p.Log,
 		metrics: newMetrics(p.Registry, o.Extensive),
 		health:  health.NewServer(),
 	}
+	a.gate = newGate(a.o.MaxInflight)
+	a.metrics.watchGate(p.Registry, a.gate)
 	if a.peers = p.Peers; a.peers == nil {
 		a.peers = nobody{}
 	}

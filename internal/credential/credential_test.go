@@ -159,7 +159,9 @@ func TestARightPasswordIsRememberedForAWhileAndAWrongOneNever(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	check := func(user string, kept []byte, password string) error { return p.Check(t.Context(), user, kept, password) }
+	check := func(user string, kept []byte, password string) error {
+		return p.Check(t.Context(), user, kept, password)
+	}
 	for range 2 {
 		if err := check("ann", kept, "right"); err != nil {
 			t.Error(err)

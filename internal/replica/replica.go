@@ -23,6 +23,7 @@ import (
 
 	"kvd/internal/member"
 	"kvd/internal/mvcc"
+	"kvd/internal/sd"
 	"kvd/internal/state"
 	"kvd/internal/store"
 	"kvd/internal/wal"
@@ -375,6 +376,6 @@ func (r *Replica) abandon(stages []stage, ended []chan struct{}) {
 	select {
 	case <-done:
 	case <-time.After(hangGrace):
-		r.log.Error("the disk does not answer; not waiting for it")
+		r.log.Error("the disk does not answer; not waiting for it", sd.Message(sd.MessageDisk))
 	}
 }
