@@ -46,9 +46,9 @@ type solo struct {
 	changes []member.Change
 	matches map[member.ID]uint64
 	peers   Peers
-	pending atomic.Int64 // what was applied and not flushed, as it is reckoned
 	tokens  Tokens
 	heard   func(entry []byte) // what is proposed; nil: nobody listens
+	pending atomic.Int64       // what was applied and not flushed, as it is reckoned
 }
 
 func newSolo(t testing.TB) *solo {
@@ -100,10 +100,10 @@ func (s *solo) apply(e state.Entry) (any, error) {
 			delete(s.granted, l.Lease.ID)
 		}
 	}
+	s.tokens.Changed(out.Tokens)
 	if e.Request != nil {
 		s.pending.Add(state.Cost(e.Request))
 	}
-	s.tokens.Changed(out.Tokens)
 	view := s.machine.View()
 	s.shown.Store(view)
 	if len(out.Events) > 0 {
