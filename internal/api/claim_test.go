@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -66,7 +67,7 @@ func leaderBytes(k leadership) []byte {
 	}); err != nil {
 		panic(err)
 	}
-	return appendOctets(nil, 1, leader)
+	return protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), leader)
 }
 
 // octetsOf is field num of a message.
