@@ -27,9 +27,9 @@ const (
 	onLearner    = 1 << iota // a learner serves it
 	staleLearner             // a learner serves it to those who take what it has
 	reads                    // it answers with keys, which a corrupt member must not
-	waits                    // it may wait for other clients, however long
 	severally                // each message of the stream is authorized by itself
 	uncoded                  // its refusals have texts but no codes, as in etcd
+	waits                    // it may wait for other clients, however long
 )
 
 // rule says who may call an RPC, and which members serve it.

@@ -46,8 +46,9 @@ type solo struct {
 	changes []member.Change
 	matches map[member.ID]uint64
 	peers   Peers
-	pending atomic.Int64 // what was applied and not flushed, as it is reckoned
 	tokens  Tokens
+	heard   func(entry []byte) // what is proposed; nil: nobody listens
+	pending atomic.Int64       // what was applied and not flushed, as it is reckoned
 }
 
 func newSolo(t testing.TB) *solo {
@@ -99,10 +100,10 @@ func (s *solo) apply(e state.Entry) (any, error) {
 			delete(s.granted, l.Lease.ID)
 		}
 	}
+	s.tokens.Changed(out.Tokens)
 	if e.Request != nil {
 		s.pending.Add(state.Cost(e.Request))
 	}
-	s.tokens.Changed(out.Tokens)
 	view := s.machine.View()
 	s.shown.Store(view)
 	if len(out.Events) > 0 {
@@ -138,6 +139,9 @@ func (s *solo) Propose(_ context.Context, req *state.Request, raw []byte) (any, 
 	entry, err := state.Encode(req, raw)
 	if err != nil {
 		return nil, err
+	}
+	if s.heard != nil {
+		s.heard(entry)
 	}
 	if req, err = state.Decode(entry); err != nil {
 		return nil, err
