@@ -40,6 +40,9 @@ type Member interface {
 	Status() replica.Status
 	// Renew lets a lease live for its time from now, and returns that.
 	Renew(ctx context.Context, id lease.ID) (ttl int64, err error)
+	// RenewNow does so for the first of some leases, as many as it can renew at
+	// once, and returns how many.
+	RenewNow(ctx context.Context, ids []lease.ID, ttls []int64) (n int, err error)
 	// Remaining is how long a lease has left.
 	Remaining(ctx context.Context, id lease.ID) (time.Duration, error)
 	// Leases are all leases, on the leader in the order in which they end.
@@ -84,6 +87,7 @@ type Options struct {
 	KeepAliveMin     time.Duration // a client that pings more often is disconnected; 5 s
 	KeepAlive        time.Duration // an idle connection is pinged after this; 2 h
 	KeepAliveTimeout time.Duration // and closed if no answer comes within this; 20 s
+	Exposed          []string      // plain ports that other machines reach and that nobody has allowed: while there are any, authentication is not switched on
 	ClientCertAuth   bool          // a client may show who it is by the common name of its certificate
 	RefuseOnDefrag   bool          // the gRPC health service says not serving during a defragmentation
 	Extensive        bool          // also a histogram of handling times per method
