@@ -13,12 +13,15 @@ import (
 // step is one or more command lines for both programs. {kv}, {lease},
 // {all} and {rpc} in a line stand for each of some formats in turn.
 type step struct {
-	line    string
-	input   string // with until: given line by line; "wait x" waits for x in the output
-	env     []string
-	until   string   // end the program when this is in its output
-	hide    []string // what differs between any two runs
-	shared  bool     // both programs ask the same member
+	line   string
+	input  string // with until: given line by line; "wait x" waits for x in the output
+	env    []string
+	until  string   // end the program when this is in its output
+	hide   []string // what differs between any two runs
+	shared bool     // both programs ask the same member; of two servers, numbers are not compared
+
+	etcdOnly bool // etcd and kvd differ here on purpose
+
 	prepare func(t *testing.T, c *clientv3.Client)
 }
 
