@@ -76,6 +76,21 @@ func TestImportConfigKeepsAFileThatIsThere(t *testing.T) {
 	}
 }
 
+func TestFlagsMayStandBeforeTheVerb(t *testing.T) {
+	for _, c := range [][2]string{
+		{"--write-out=table snapshot status f", "snapshot status f --write-out=table"},
+		{"-w json --timeout 5s hashkv f", "hashkv f -w json --timeout 5s"},
+		{"-wjson check f", "check f -wjson"},
+		{"--name n1 --data-dir d", "--name n1 --data-dir d"},
+		{"-w", "-w"},
+		{"", ""},
+	} {
+		if got := strings.Join(verbFirst(strings.Fields(c[0])), " "); got != c[1] {
+			t.Errorf("%q becomes %q", c[0], got)
+		}
+	}
+}
+
 // full is an output that takes nothing.
 type full struct{}
 
