@@ -74,8 +74,8 @@ func serve(t *testing.T, l *limit) *stage {
 func TestEveryWorkloadRunsOnTheLimit(t *testing.T) {
 	st := serve(t, newLimit())
 	for _, w := range workloads() {
-		if strings.HasPrefix(w.name, "tool") || w.name == "gateway" {
-			continue // needs etcd's binary, or HTTP/1
+		if beyondLimit(w) {
+			continue
 		}
 		t.Run(w.name, func(t *testing.T) {
 			m, err := w.run(t.Context(), st)

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/etcd/api/v3/authpb"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+)
+
+const loginCallers = 64
+
+// dialPlain connects with gRPC's own codec: these calls are few, or dear to the
+// server.
+func dialPlain(addr string) (*grpc.ClientConn, error) {
+	return grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+}
+
+// guarded runs a workload while authentication is on. Its user may do what the
+// work does, and no more.
+func guarded(run func(ctx context.Context, st *stage, token string) (metrics, error)) func(context.Context, *stage) (metrics, error) {
+	return func(ctx context.Context, st *stage) (m metrics, err error) {
+		conn, err := dialPlain(st.process.addr)
+		if err != nil {
+			return nil, err
+		}
+		defer conn.Close() //nolint:errcheck // nothing is in flight
+		users := pb.NewAuthClient(conn)
+		if err := makeUsers(ctx, users); err != nil {
+			return nil, err
+		}
+		if _, err := users.AuthEnable(ctx, &pb.AuthEnableRequest{}); err != nil {
+			return nil, fmt.Errorf("turn authentication on: %w", err)
+		}
+		defer func() {
+			err = errors.Join(err, endGuard(context.WithoutCancel(ctx), users))
+		}()
+		got, err := users.Authenticate(ctx, &pb.AuthenticateRequest{Name: "bench", Password: "benchpw-1"})
+		if err != nil {
+			return nil, fmt.Errorf("log in: %w", err)
+		}
+		return run(ctx, st, got.Token)
+	}
+}
+
+// makeUsers makes root, and bench who may have every key, by ranges.
+func makeUsers(ctx context.Context, users pb.AuthClient) error {
+	for _, name := range []string{"root", "bench"} {
+		_, err := users.UserAdd(ctx, &pb.AuthUserAddRequest{Name: name, Password: name + "pw-1"})
+		if err == nil {
+			_, err = users.RoleAdd(ctx, &pb.AuthRoleAddRequest{Name: name})
+		}
+		if err == nil {
+			_, err = users.UserGrantRole(ctx, &pb.AuthUserGrantRoleRequest{User: name, Role: name})
+		}
+		if err != nil {
+			return fmt.Errorf("make user %s: %w", name, err)
+		}
+	}
+	_, err := users.RoleGrantPermission(ctx, &pb.AuthRoleGrantPermissionRequest{Name: "bench", Perm: &authpb.Permission{
+		PermType: authpb.READWRITE, Key: []byte{0}, RangeEnd: []byte{0},
+	}})
+	return err
+}
+
+// endGuard leaves the server as it was found: other works follow on it.
+func endGuard(ctx context.Context, users pb.AuthClient) error {
+	got, err := users.Authenticate(ctx, &pb.AuthenticateRequest{Name: "root", Password: "rootpw-1"})
+	if err != nil {
+		return fmt.Errorf("log in as root: %w", err)
+	}
+	if _, err := users.AuthDisable(metadata.AppendToOutgoingContext(ctx, "token", got.Token), &pb.AuthDisableRequest{}); err != nil {
+		return fmt.Errorf("turn authentication off: %w", err)
+	}
+	for _, name := range []string{"root", "bench"} {
+		if _, err := users.UserDelete(ctx, &pb.AuthUserDeleteRequest{Name: name}); err != nil {
+			return err
+		}
+		if _, err := users.RoleDelete(ctx, &pb.AuthRoleDeleteRequest{Role: name}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// authPut is put, with authentication on.
+func authPut(ctx context.Context, st *stage, token string) (metrics, error) {
+	conns, closeAll, err := dialMany(st.process.addr, 8)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll()
+	return st.callers(ctx, "authput", conns, 64, func(c caller) op {
+		put := putOp(c)
+		return func(ctx context.Context) error { return put(metadata.AppendToOutgoingContext(ctx, "token", token)) }
+	})
+}
+
+// login is users of one name that log in, each again and again.
+func login(ctx context.Context, st *stage, _ string) (metrics, error) {
+	var conns []*grpc.ClientConn
+	for range 8 {
+		conn, err := dialPlain(st.process.addr)
+		if err != nil {
+			return nil, err
+		}
+		defer conn.Close() //nolint:errcheck // nothing is in flight
+		conns = append(conns, conn)
+	}
+	return st.callers(ctx, "login", conns, loginCallers, func(c caller) op { return loginOp(c.conn) })
+}
+
+func loginOp(conn *grpc.ClientConn) op {
+	users := pb.NewAuthClient(conn)
+	return func(ctx context.Context) error {
+		got, err := users.Authenticate(ctx, &pb.AuthenticateRequest{Name: "bench", Password: "benchpw-1"})
+		if err == nil && got.Token == "" {
+			err = errors.New("logged in without a token")
+		}
+		return err
+	}
+}
