@@ -144,7 +144,7 @@ func (e *examination) checkCertificates() (all []finding) {
 			all = append(all, finding{warning, "", fmt.Sprintf("%s expires in %s", whose, remaining(end, e.now)), remedy})
 		}
 	}
-	const renew = "put a new one in the same files: kvd reads them anew for each connection"
+	const renew = "put a new one in the same files: kvd takes it up by itself"
 	for _, m := range e.members {
 		look(m.name()+"'s certificate for clients", renew, m.expiry)
 		look(m.name()+"'s certificate for members", renew, m.peers)

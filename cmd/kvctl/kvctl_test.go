@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/grpclog"
 
 	"kvd/cmd/internal/manual"
@@ -259,6 +261,21 @@ func TestWhatIsShortForEtcdctlIsShortHere(t *testing.T) {
 		r := runHere(t, talk{}, []string{short, "--help"})
 		if found := strings.Contains(r.out, "\n  kvctl "+command); command != "" && !found || command == "" && r.code == 0 {
 			t.Errorf("%q is not short for %q: %s%s", short, command, r.out, r.errs)
+		}
+	}
+}
+
+// Every error that a cluster names and a person can do something about comes
+// with what that is.
+func TestErrorsOfUsersAndRolesHaveHints(t *testing.T) {
+	s := &session{program: &program{}, last: &lastLogged{}, spec: &clientv3.ConfigSpec{}}
+	for err, word := range map[error]string{
+		rpctypes.ErrRootUserNotExist: "user add root", rpctypes.ErrUserNotFound: "user list", rpctypes.ErrRoleNotFound: "role list",
+		rpctypes.ErrInvalidAuthMgmt: "auth disable", rpctypes.ErrPermissionNotGranted: "role get", rpctypes.ErrInvalidAuthToken: "--user",
+		rpctypes.ErrUserEmpty: "--user", rpctypes.ErrPermissionDenied: "root",
+	} {
+		if hint := s.hint(err); !strings.Contains(hint, word) {
+			t.Errorf("%v: %q", err, hint)
 		}
 	}
 }
