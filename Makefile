@@ -69,7 +69,7 @@ $(ORACLE):
 	@mv $@.make $@
 
 .PHONY: compat
-compat: build etcdctl34 ## differential, interchange and crash tests, with etcd 3.7.3
+compat: build etcdctl34 promtool ## differential, interchange and crash tests, with etcd 3.7.3
 	cd test && $(GO) vet ./... && KVD_TEST_SKIP_DEBIAN=$$(test -x .cache/bin/etcdctl-3.4 || echo 1) \
 		$(GO) test -count=1 -timeout 30m ./...
 
@@ -78,6 +78,12 @@ compat: build etcdctl34 ## differential, interchange and crash tests, with etcd 
 etcdctl34:
 	@test -x $(ETCDCTL34) || test/etcdctl34 $(ETCDCTL34) 2>/dev/null || \
 		echo 'etcd 3.4'"'"'s client cannot be had here; the session with it is skipped'
+
+# The checker of Prometheus, in the same way.
+.PHONY: promtool
+promtool:
+	@test -x test/.cache/bin/promtool || test/promtool test/.cache/bin/promtool 2>/dev/null || \
+		echo 'promtool cannot be had here; the shipped alerts are not checked'
 
 .PHONY: race
 race: ## unit tests under the race detector
@@ -136,6 +142,12 @@ package: ## deb and rpm of each of ARCHES (amd64 arm64) into DIST (dist); VERSIO
 .PHONY: test-packages
 test-packages: package ## what the packages' scripts do, interrupted ones too; needs root
 	cd test && KVD_TEST_PACKAGES=$(abspath $(DIST)) $(GO) test -count=1 -timeout 30m ./packages
+
+.PHONY: test-system
+test-system: ## install the packages on booted Debians and use them there; needs root, debootstrap, systemd-nspawn
+	$(MAKE) package ARCHES=$(ARCH) DIST=$(DIST)/previous VERSION=0.0.1
+	$(MAKE) package ARCHES=$(ARCH) DIST=$(DIST)/system
+	cd test && KVD_TEST_PACKAGES=$(abspath $(DIST)) $(GO) test -count=1 -timeout 20m ./system
 
 .PHONY: bench
 bench: build ## measure kvd and etcd side by side; see test/bench

@@ -30,6 +30,7 @@ var (
 	errSortOption        = rpctypes.ErrGRPCInvalidSortOption
 	errClientVersion     = rpctypes.ErrGRPCInvalidClientAPIVersion
 	errPermissionDenied  = rpctypes.ErrGRPCPermissionDenied
+	errTooMany           = rpctypes.ErrGRPCRequestTooManyRequests
 	errNoSpace           = rpctypes.ErrGRPCNoSpace
 	errNoLeader          = rpctypes.ErrGRPCNoLeader
 	errNotLeader         = rpctypes.ErrGRPCNotLeader

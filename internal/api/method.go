@@ -2,23 +2,22 @@ package api
 
 import (
 	"context"
-	"log/slog"
 	"time"
 	"unicode/utf8"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
 
 // method is one RPC: its rule, its counters, and what every call of it passes.
 type method struct {
-	api  *API
-	name string // /package.Service/Method
-	rule rule
+	api   *API
+	name  string // /package.Service/Method
+	rule  rule
+	class class
 	count
 }
 
@@ -28,7 +27,7 @@ func (a *API) method(service, name, kind string) *method {
 	if !ok {
 		panic("api: no rule for " + full) // found by any test that makes an API
 	}
-	return &method{api: a, name: full, rule: r, count: a.metrics.method(kind, service, name)}
+	return &method{api: a, name: full, rule: r, class: classOfMethod(full), count: a.metrics.method(kind, service, name)}
 }
 
 // Metadata that clients send.
@@ -67,7 +66,7 @@ func (m *method) admit(ctx context.Context, kind string, request any) (led bool,
 // while authentication is on, beside what serve checks.
 func unary[R any](a *API, service, name string, decode func([]byte) (R, error), serve func(ctx context.Context, r R, raw []byte) (any, error), formed ...func(R) error) grpc.MethodDesc {
 	m := a.method(service, name, kindUnary)
-	handle := func(ctx context.Context, read func(any) error) (any, error) {
+	handle := func(ctx context.Context, t *trace, read func(any) error) (any, error) {
 		var in payload
 		if err := read(&in); err != nil {
 			return nil, err
@@ -77,6 +76,12 @@ func unary[R any](a *API, service, name string, decode func([]byte) (R, error), 
 			return nil, malformed(err)
 		}
 		m.received.Inc()
+		t.request, t.in = r, len(in)
+		leave, err := m.enter(r)
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
 		if _, err := m.admit(ctx, "unary", r); err != nil {
 			return nil, err
 		}
@@ -90,6 +95,7 @@ func unary[R any](a *API, service, name string, decode func([]byte) (R, error), 
 		}); err != nil {
 			return nil, err
 		}
+		t.user = callerOf(ctx).name
 		reply, err := serve(ctx, r, in)
 		if err != nil {
 			return nil, wire(err)
@@ -100,12 +106,14 @@ func unary[R any](a *API, service, name string, decode func([]byte) (R, error), 
 	return grpc.MethodDesc{
 		MethodName: name,
 		Handler: func(_ any, ctx context.Context, read func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-			began := time.Now()
+			t := &trace{Context: ctx, began: time.Now()}
 			m.started.Inc()
-			reply, err := handle(ctx, read)
-			m.done(err, began)
-			if took := time.Since(began); took > a.o.SlowRequest && m.rule.marks&waits == 0 {
-				m.slow(ctx, took, err)
+			reply, err := handle(t, t, read)
+			m.done(err, t.began)
+			m.annotate(t, reply, err)
+			m.audit(t, t.request, err)
+			if took := time.Since(t.began); took > a.o.SlowRequest && m.rule.marks&waits == 0 {
+				m.slow(t, took, reply, err)
 			}
 			return reply, err
 		},
@@ -143,7 +151,20 @@ func stream(a *API, service string, desc grpc.StreamDesc, serve func(*call) erro
 	return desc
 }
 
-func (m *method) stream(s grpc.ServerStream, serve func(*call) error) error {
+func (m *method) stream(s grpc.ServerStream, serve func(*call) error) (err error) {
+	c := &call{ctx: s.Context(), stream: s, method: m}
+	defer func() {
+		if m.class == last || err != nil { // of others each message is written down by itself
+			m.audit(c.ctx, c.about, err)
+		}
+	}()
+	if m.class == last {
+		leave, err := m.enter(nil)
+		if err != nil {
+			return err
+		}
+		defer leave()
+	}
 	led, err := m.admit(s.Context(), "stream", nil)
 	if err != nil {
 		return err
@@ -155,13 +176,15 @@ func (m *method) stream(s grpc.ServerStream, serve func(*call) error) error {
 			return err
 		}
 	}
-	return wire(serve(&call{ctx: ctx, stream: s, method: m}))
+	c.ctx = ctx
+	return wire(serve(c))
 }
 
 // call is one call of a streaming method.
 type call struct {
 	ctx    context.Context // ends with the stream, the server, or the leader if one was asked for
 	stream grpc.ServerStream
+	about  any // what it asks for, once that is known
 	*method
 }
 
@@ -189,18 +212,6 @@ func (c *call) send(m any) error {
 		c.sent.Inc()
 	}
 	return err
-}
-
-// slow tells of a call that took long.
-func (m *method) slow(ctx context.Context, took time.Duration, err error) {
-	remote := "unknown"
-	if p, ok := peer.FromContext(ctx); ok {
-		remote = p.Addr.String()
-	}
-	m.api.log.LogAttrs(ctx, slog.LevelWarn, "a request took long",
-		slog.String("method", m.name), slog.String("remote", remote),
-		slog.Duration("took", took), slog.Duration("expected", m.api.o.SlowRequest),
-		slog.String("code", status.Code(err).String()))
 }
 
 // failed counts a stream that broke through no wish of its client.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -12,6 +13,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"kvd/internal/mvcc"
@@ -53,6 +56,8 @@ type watchStream struct {
 	watchers map[int64]*watch.Watcher
 	nextID   int64
 
+	since atomic.Int64 // when the message was begun that is being sent, in Unix nanoseconds; 0: none is
+
 	// Owned by the sending goroutine.
 	quiet map[*watch.Watcher]bool // those that asked for progress: nothing was sent since the last tick
 }
@@ -84,8 +89,39 @@ func (a *API) watchKeys(c *call) error {
 			cancel(err)
 		}
 	}()
-	return w.send(ctx)
+	// Sending, too: a client that does not read holds it up for as long as the
+	// stream is there, so somebody else has to end that.
+	sent := make(chan error, 1)
+	go func() { sent <- w.send(ctx) }()
+	return w.attend(sent)
 }
+
+// attend waits for the end of sending, or for a client that does not read.
+func (w *watchStream) attend(sent <-chan error) error {
+	limit := w.api.o.WatchStall
+	if limit < 0 {
+		return <-sent
+	}
+	look := time.NewTicker(limit / stallLooks)
+	defer look.Stop()
+	for {
+		select {
+		case err := <-sent:
+			return err
+		case <-look.C:
+		}
+		if since := w.since.Load(); since != 0 && time.Since(time.Unix(0, since)) > limit {
+			w.api.metrics.stalled.Inc()
+			err := status.Errorf(codes.Unavailable, "etcdserver: the watch was not read for %v; watch again from the last revision that came", limit)
+			w.api.log.LogAttrs(w.call.ctx, slog.LevelWarn, "a watch stream is ended: its client does not read",
+				append(w.call.told(w.call.ctx, nil, err), slog.Duration("waited", limit))...)
+			return err
+		}
+	}
+}
+
+// stallLooks is how often within the time that it has a client is looked at.
+const stallLooks = 4
 
 // ended is how a stream that nobody wanted to end is told to have ended.
 func (w *watchStream) ended(ctx context.Context) error {
@@ -144,6 +180,7 @@ func (w *watchStream) create(r *pb.WatchCreateRequest) {
 		return
 	}
 	owner, by, err := w.guard.judge(r)
+	w.call.audit(as(w.call.ctx, owner), r, wire(err))
 	if err != nil {
 		w.sink.Refuse(wire(err).Error())
 		return
@@ -225,7 +262,10 @@ const drainMost = 64
 func (w *watchStream) drain() error {
 	began, messages, events := time.Now(), 0, 0
 	for m := w.sink.Take(); m != nil; m = w.sink.Take() {
-		if err := w.transmit(m); err != nil {
+		w.since.Store(time.Now().UnixNano())
+		err := w.transmit(m)
+		w.since.Store(0)
+		if err != nil {
 			w.call.failed(err, "send", "watch")
 			if w.call.ctx.Err() != nil {
 				return w.ended(w.call.ctx)

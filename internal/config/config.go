@@ -137,6 +137,7 @@ type Store struct {
 	AutoDisarm        bool  // the NOSPACE alarm goes when there is space again
 	DefragFreePercent uint  // defragment when so much of the file is free; 0: never
 	DefragFreeBytes   int64 // and at least so much
+	DefragInterval    time.Duration
 }
 
 // Limits bound what one request may ask.
@@ -144,6 +145,7 @@ type Limits struct {
 	TxnOps            uint
 	RequestBytes      int64
 	ConcurrentStreams uint32 // of one connection
+	Inflight          uint   // calls at once, of all clients together
 	WarnUnary         time.Duration
 }
 
@@ -213,6 +215,7 @@ type Checks struct {
 // Watch is how watchers are told that nothing happened.
 type Watch struct {
 	ProgressInterval time.Duration
+	StallTimeout     time.Duration // of a client that does not read; 0: none
 }
 
 // Log is where the log goes.
@@ -222,6 +225,7 @@ type Log struct {
 	Format       string // "auto" (journal under systemd, else text), "json", "text" or "journal"
 	Outputs      []string
 	Rotation     bool
+	Audit        string // "none", "writes" or "all"
 	RotationJSON string // RotationPlan reads it
 }
 

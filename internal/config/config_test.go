@@ -372,15 +372,7 @@ func TestForeignVariablesAreOnlyWarnedOf(t *testing.T) {
 	}
 }
 
-func TestWhatThisVersionCannotDoIsNamed(t *testing.T) {
-	for name, args := range map[string][]string{
-		"enable-distributed-tracing": {"--enable-distributed-tracing"},
-	} {
-		texts := mustLoad(t, sources{args: args}).NotYet()
-		if len(texts) != 1 || !strings.HasPrefix(texts[0], name+" (flag --"+name+"): ") {
-			t.Errorf("%v: %q", args, texts)
-		}
-	}
+func TestWhatEtcdCanDoThisVersionCan(t *testing.T) {
 	for _, args := range []string{
 		"--feature-gates=AllAlpha=true",
 		"--initial-cluster=default=http://127.0.0.1:1,b=http://127.0.0.1:2",
@@ -388,6 +380,8 @@ func TestWhatThisVersionCannotDoIsNamed(t *testing.T) {
 		"--discovery-endpoints=a:1 --discovery-token=t",
 		"--discovery-srv=example.com --discovery-srv-name=x",
 		"--force-new-cluster",
+		"--enable-distributed-tracing",
+		"--auth-token=jwt,pub-key=a,sign-method=RS256",
 	} {
 		if texts := mustLoad(t, sources{args: strings.Fields(args)}).NotYet(); len(texts) != 0 {
 			t.Errorf("%s: %q", args, texts)

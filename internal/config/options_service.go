@@ -171,6 +171,21 @@ func ownOptions() []*option {
 			bind: func(c *Config) value { return duration{&c.Store.FlushInterval} },
 		},
 		{
+			name: "max-inflight-requests", section: sectionOwn, standard: "16384", values: "1 to 1000000", traits: own,
+			help: "Number of requests that run at once, of all clients together; more are refused (ResourceExhausted). Big ranges may take a quarter, writes and small ranges seven eighths; the rest is for revokes, members, alarms and health.",
+			bind: func(c *Config) value { return number[uint]{&c.Limits.Inflight, 0} },
+		},
+		{
+			name: "audit-log", section: sectionOwn, standard: "none", values: "none, writes or all", traits: own,
+			help: "Which calls are written to the log with who made them, on which keys, and what came of it: none, what changes something or was denied, or reads too. Values never are.",
+			bind: func(c *Config) value { return text{&c.Log.Audit} },
+		},
+		{
+			name: "watch-stall-timeout", section: sectionOwn, standard: "5m", traits: own,
+			help: "Time after which a watch stream is ended whose client does not read (0 means never). Clients watch again from where they were.",
+			bind: func(c *Config) value { return duration{&c.Watch.StallTimeout} },
+		},
+		{
 			name: "auto-disarm-nospace", section: sectionOwn, standard: "true", traits: own,
 			help: "Lower this member's NOSPACE alarm when less than nine tenths of the quota are in use. false: somebody has to, as with etcd.",
 			bind: func(c *Config) value { return boolean{&c.Store.AutoDisarm} },
@@ -184,6 +199,11 @@ func ownOptions() []*option {
 			name: "auto-defrag-free-bytes", section: sectionOwn, standard: "256MiB", traits: own,
 			help: "And at least so much is free.",
 			bind: func(c *Config) value { return size{&c.Store.DefragFreeBytes, false} },
+		},
+		{
+			name: "auto-defrag-interval", section: sectionOwn, standard: "1m", traits: own,
+			help: "Time between two looks at whether to defragment; the same on all members. A member that has defragmented rests for half an hour at least.",
+			bind: func(c *Config) value { return duration{&c.Store.DefragInterval} },
 		},
 		{
 			name: "version", section: sectionOwn, standard: "false", traits: outside,

@@ -11,7 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +26,7 @@ import (
 	"kvd/internal/config"
 	"kvd/internal/credential"
 	"kvd/internal/gateway"
+	"kvd/internal/listen"
 	"kvd/internal/member"
 	"kvd/internal/mvcc"
 	"kvd/internal/peer"
@@ -79,6 +82,7 @@ type running struct {
 	gone      chan struct{} // this member has applied its own removal; of one
 	joined    bool          // it was ready once
 
+	splits    []*listen.Split
 	passwords *credential.Passwords
 	tokens    api.Tokens
 	services  *api.API // made before live is set
@@ -87,6 +91,7 @@ type running struct {
 	phase atomic.Value                    // string: the last status; for any goroutine
 	// corrupt says that this member is alarmed as corrupt; for any goroutine.
 	corrupt atomic.Bool
+	tracing tracing
 	filled  atomic.Uint32 // upkeep.Fill, as it was told last; for any goroutine
 }
 
@@ -111,13 +116,8 @@ func Run(ctx context.Context, in Inputs) error {
 	for _, w := range in.Config.Warnings {
 		m.log.Warn(w)
 	}
-	if err := possible(in.Config); err != nil {
-		return err
-	}
-	if err := m.newCredentials(); err != nil {
-		return err
-	}
-	if err := m.listen(ctx); err != nil {
+	if err := m.begin(ctx); err != nil {
+		m.status("not started: " + err.Error())
 		return err
 	}
 	defer m.ports.close()
@@ -158,6 +158,18 @@ func Run(ctx context.Context, in Inputs) error {
 	return m.stop(context.WithoutCancel(ctx))
 }
 
+// begin is the start up to the ports, from which on there is something to undo.
+func (m *running) begin(ctx context.Context) error {
+	if err := possible(m.config); err != nil {
+		return err
+	}
+	if err := m.newCredentials(); err != nil {
+		return err
+	}
+	m.progress("opening the ports")
+	return m.listen(ctx)
+}
+
 // possible refuses options that this version cannot honour: ignoring them would
 // be worse.
 func possible(c *config.Config) error {
@@ -171,9 +183,15 @@ func possible(c *config.Config) error {
 // retreat ends a start that did not come to a member. One that was told to stop
 // has not failed.
 func (m *running) retreat(ctx context.Context, err error) error {
-	m.notify.Stopping("stopping") //nolint:errcheck // systemd sees the end in any case
+	stopped := ctx.Err() != nil && errors.Is(err, ctx.Err())
+	why := "stopping before the member was open"
+	if !stopped {
+		why = "not started: " + err.Error()
+	}
+	m.phase.Store(why)
+	m.notify.Stopping(why) //nolint:errcheck // systemd sees the end in any case
 	m.crew.stop(func(string) {})
-	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+	if stopped {
 		m.log.Info("stopped before the member was open")
 		return nil
 	}
@@ -185,7 +203,9 @@ func (m *running) stop(ctx context.Context) error {
 	m.notify.Stopping("stopping") //nolint:errcheck // systemd sees the end in any case
 	m.log.LogAttrs(ctx, slog.LevelInfo, "stopping", message(messageStopping))
 	m.handOver(ctx)
+	m.closeDoors()
 	m.crew.stop(func(name string) { m.progress("stopping: " + name) })
+	m.progress("stopping: closing log and database")
 	var err error
 	select {
 	case err = <-m.crew.failed:
@@ -194,8 +214,21 @@ func (m *running) stop(ctx context.Context) error {
 	if err = errors.Join(err, m.opened.Close()); err != nil {
 		return fmt.Errorf("stop: %w", bootstrap.Explain(err))
 	}
+	m.status("stopped")
 	m.log.Info("stopped")
 	return nil
+}
+
+// closeDoors takes no more clients, and waits until those that have come are with
+// the services. Where systemd has opened the port, the next ones wait there for
+// the next process.
+func (m *running) closeDoors() {
+	m.progress("stopping: taking no more clients")
+	var draining sync.WaitGroup
+	for _, split := range m.splits {
+		draining.Go(split.Drain)
+	}
+	draining.Wait()
 }
 
 // status tells the service manager in words where the member is.
@@ -265,6 +298,9 @@ func (m *running) assemble() (err error) {
 		return err
 	}
 	m.hub = watch.New(watch.Options{}, func() *mvcc.View { return m.replica.View().Keys }, m.log, m.registry)
+	if err := m.traceCalls(context.Background()); err != nil {
+		return err
+	}
 	m.services = m.newServices()
 	if err := m.newTransport(); err != nil {
 		return err
@@ -274,7 +310,17 @@ func (m *running) assemble() (err error) {
 	}
 	m.register()
 	m.live.Store(m.replica)
+	m.in.Log.Describe(m.describe)
 	return nil
+}
+
+// describe names the member, and where it stands, in every record of the
+// journal. For any goroutine.
+func (m *running) describe(field func(name, value string)) {
+	field("MEMBER_ID", m.opened.ID.String())
+	field("CLUSTER_ID", m.opened.Cluster.String())
+	field("TERM", strconv.FormatUint(m.replica.Status().Term, 10))
+	field("REVISION", strconv.FormatInt(m.replica.View().Keys.Revision(), 10))
 }
 
 // keep translates etcd's 0 for "all".

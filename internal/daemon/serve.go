@@ -45,7 +45,7 @@ func (m *running) serve(ctx context.Context) error {
 	watchdog := newPulse(m.replica, m.notify, m.log)
 	defer watchdog.stop()
 	report := newReport(m)
-	look := time.NewTicker(report.interval())
+	look := time.NewTicker(reportLook)
 	defer look.Stop()
 	var leave <-chan time.Time // once this member was removed
 	var reload <-chan Reread   // only a member that is ready can become ready again
@@ -69,18 +69,16 @@ func (m *running) serve(ctx context.Context) error {
 					return err
 				}
 				m.joined = true
-				m.ready(ctx)
+				report.becomeReady(m.ready(ctx))
 				reload = m.in.Reload
-				report.ready = true
-				look.Reset(report.interval())
 			}
-		case <-look.C:
+		case now := <-look.C:
 			m.watchExposed(ctx)
-			report.look()
+			report.look(now)
 		case <-watchdog.due:
 			watchdog.beat()
 		case again := <-reload:
-			m.reload(ctx, again)
+			report.last = m.reload(ctx, again)
 		}
 	}
 }
@@ -102,8 +100,9 @@ func (m *running) reasonOf(err error) error {
 // disk some time.
 const reasonGrace = 5 * time.Second
 
-// ready tells everybody that the member serves.
-func (m *running) ready(ctx context.Context) {
+// ready tells everybody that the member serves, and returns the status line that
+// it told with it.
+func (m *running) ready(ctx context.Context) (told string) {
 	traffic := "grpc+http"
 	if len(m.ports.http) > 0 {
 		traffic = "grpc"
@@ -113,9 +112,11 @@ func (m *running) ready(ctx context.Context) {
 	}
 	m.sayTraffic(m.ports.client, traffic)
 	m.sayTraffic(m.ports.http, "http")
-	if err := m.notify.Ready(m.standing()); err != nil {
+	told = m.standing()
+	if err := m.notify.Ready(told); err != nil {
 		m.log.Warn("could not tell the service manager that the member is ready", "error", err)
 	}
+	return told
 }
 
 // sayTraffic warns of ports that anybody on the way can listen in on.
@@ -139,6 +140,7 @@ func (m *running) newServices() *api.API {
 		Member: m.replica, Peers: distant{m}, Hub: m.hub, Store: m.opened.Store,
 		Passwords: m.passwords, Tokens: m.tokens,
 		Cluster: m.opened.Cluster, ID: m.opened.ID, Log: m.log, Registry: m.registry,
+		Stats: m.tracing.handler, Tracer: m.tracing.tracer,
 	})
 }
 
@@ -160,6 +162,7 @@ func (m *running) serveClients() error {
 		}
 		split := listen.NewSplit(p)
 		m.crew.start("client port "+p.Addr().String(), split.Run)
+		m.splits = append(m.splits, split)
 		grpc, http = append(grpc, split.GRPC), append(http, split.HTTP)
 	}
 	http = append(http, listeners(m.ports.http)...)
@@ -174,8 +177,11 @@ func (m *running) apiOptions() api.Options {
 		MaxTxnOps:        int(c.Limits.TxnOps),
 		MaxRequestBytes:  int(c.Limits.RequestBytes),
 		MaxStreams:       c.Limits.ConcurrentStreams,
+		Audit:            audits[c.Log.Audit],
+		MaxInflight:      int(c.Limits.Inflight),
 		QuotaBytes:       c.Store.QuotaBytes,
 		ProgressInterval: c.Watch.ProgressInterval,
+		WatchStall:       orNever(c.Watch.StallTimeout),
 		SlowRequest:      c.Limits.WarnUnary,
 		Election:         c.Raft.ElectionTimeout,
 		Strict:           c.Cluster.StrictReconfig,
@@ -183,9 +189,21 @@ func (m *running) apiOptions() api.Options {
 		KeepAlive:        c.GRPC.KeepAliveInterval,
 		KeepAliveTimeout: c.GRPC.KeepAliveTimeout,
 		Extensive:        c.HTTP.Metrics == "extensive",
+		Exposed:          m.exposure.ports,
 		ClientCertAuth:   c.ClientTLS.ClientCertAuth,
 		RefuseOnDefrag:   c.Gates.On(config.StopGRPCServiceOnDefrag),
 	}
+}
+
+// audits is what the services call the values of audit-log.
+var audits = map[string]api.Audit{"none": api.AuditNone, "writes": api.AuditWrites, "all": api.AuditAll}
+
+// orNever is what the services take 0 for.
+func orNever(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
 }
 
 // serveMetrics answers on the metrics ports, which say how far a start has come.

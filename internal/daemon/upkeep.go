@@ -27,6 +27,7 @@ func (m *running) newUpkeep(others upkeep.Others) (*upkeep.Upkeep, error) {
 		ManualDisarm:      !c.Store.AutoDisarm,
 		DefragFreePercent: int(c.Store.DefragFreePercent),
 		DefragFreeBytes:   c.Store.DefragFreeBytes,
+		DefragInterval:    c.Store.DefragInterval,
 	}
 	if c.Gates.On(config.CompactHashCheck) {
 		o.CompactHashCheck = c.Checks.CompactHashInterval
