@@ -23,7 +23,7 @@ const (
 )
 
 // messageAudit is the MESSAGE_ID that the journal finds the audit by.
-const messageAudit = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c23"
+const messageAudit = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c40"
 
 // audit writes a call down, if it is to be.
 func (m *method) audit(ctx context.Context, request any, err error) {
