@@ -8,6 +8,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"kvd/internal/sd"
 )
 
 // Audit says which calls are written down, with who made them, what they were
@@ -30,7 +32,7 @@ func (m *method) audit(ctx context.Context, request any, err error) {
 	if !m.audited(request, err) {
 		return
 	}
-	attrs := append([]slog.Attr{slog.String("message_id", messageAudit)}, m.told(ctx, request, err)...)
+	attrs := append([]slog.Attr{sd.Message(messageAudit)}, m.told(ctx, request, err)...)
 	if err != nil {
 		attrs = append(attrs, slog.String("error", status.Convert(err).Message()))
 	}

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
+	"kvd/internal/sd"
 	"kvd/internal/state"
 )
 
@@ -201,7 +202,7 @@ func TestTheAuditSaysWhoDidWhatAndNeverAValue(t *testing.T) {
 		said := j.String()
 		for word, least := range map[string]Audit{
 			`span="\"written\""`: AuditWrites, `span="lease bad"`: AuditWrites, "code=NotFound": AuditWrites,
-			"message_id=" + messageAudit: AuditWrites, "remote=127.0.0.1:": AuditWrites,
+			sd.MessageIDKey + "=" + messageAudit: AuditWrites, "remote=127.0.0.1:": AuditWrites,
 			`span="\"ranged\""`: AuditAll, `in a txn`: AuditAll, `streamed`: AuditAll, `watched`: AuditAll,
 		} {
 			if strings.Contains(said, word) != (mode >= least) {
