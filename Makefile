@@ -69,7 +69,7 @@ $(ORACLE):
 	@mv $@.make $@
 
 .PHONY: compat
-compat: build etcdctl34 ## differential, interchange and crash tests, with etcd 3.7.3
+compat: build etcdctl34 promtool ## differential, interchange and crash tests, with etcd 3.7.3
 	cd test && $(GO) vet ./... && KVD_TEST_SKIP_DEBIAN=$$(test -x .cache/bin/etcdctl-3.4 || echo 1) \
 		$(GO) test -count=1 -timeout 30m ./...
 
@@ -78,6 +78,12 @@ compat: build etcdctl34 ## differential, interchange and crash tests, with etcd 
 etcdctl34:
 	@test -x $(ETCDCTL34) || test/etcdctl34 $(ETCDCTL34) 2>/dev/null || \
 		echo 'etcd 3.4'"'"'s client cannot be had here; the session with it is skipped'
+
+# The checker of Prometheus, in the same way.
+.PHONY: promtool
+promtool:
+	@test -x test/.cache/bin/promtool || test/promtool test/.cache/bin/promtool 2>/dev/null || \
+		echo 'promtool cannot be had here; the shipped alerts are not checked'
 
 .PHONY: race
 race: ## unit tests under the race detector
@@ -130,7 +136,7 @@ package: ## deb and rpm of each of ARCHES (amd64 arm64) into DIST (dist); VERSIO
 	done
 	packaging/assemble $(DIST)/$(HOST) $(DIST)/made
 	@set -e; for arch in $(ARCHES); do for kind in deb rpm; do \
-		ARCH=$$arch DIST=$(DIST) $(GO) tool -modfile=tools/nfpm/go.mod nfpm package --packager $$kind --target $(DIST)/; \
+		ARCH=$$arch DIST=$(DIST) $(GO) tool -modfile=tools/nfpm/go.mod nfpm package --config $(DIST)/made/nfpm.yaml --packager $$kind --target $(DIST)/; \
 	done; done
 
 .PHONY: bench

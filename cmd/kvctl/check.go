@@ -390,7 +390,7 @@ func (p *program) checkScale(cmd *cobra.Command, o *checkOptions) error {
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
 	shown := s.bar("writing", int64(load.keys), counting("keys"))
-	t := all.load(ctx, counted(ctx, load.keys), o.prefix, scaleKeyBytes, scaleValBytes, func() { shown.add(1) })
+	t := all.load(ctx, numberOf(ctx, load.keys), o.prefix, scaleKeyBytes, scaleValBytes, func() { shown.add(1) })
 	shown.clear()
 	after, err := s.residentBytes()
 	err = errors.Join(err, s.cleanUp(all[0], o))
@@ -410,8 +410,8 @@ func (p *program) checkScale(cmd *cobra.Command, o *checkOptions) error {
 	return p.say("PASS: Approximate system memory used : %.2f MB.", (after-before)/(1<<20))
 }
 
-// counted hands out so many tokens.
-func counted(ctx context.Context, n int) <-chan struct{} {
+// numberOf hands out so many tokens.
+func numberOf(ctx context.Context, n int) <-chan struct{} {
 	tokens := make(chan struct{})
 	go func() { // ends with the last token, or with ctx
 		defer close(tokens)

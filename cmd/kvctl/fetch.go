@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -28,6 +29,32 @@ func (s *session) tlsConfig(endpoint string) (*tls.Config, error) {
 		return nil, err
 	}
 	return cfg.TLS, nil
+}
+
+// reach connects to an endpoint and leaves again. The client library would go
+// on trying and in the end know no reason.
+func (s *session) reach(ctx context.Context, endpoint string) error {
+	address := endpoint
+	if _, rest, found := strings.Cut(endpoint, "://"); found {
+		address = rest
+	}
+	if strings.HasPrefix(endpoint, "unix") {
+		return nil // seldom, and told apart from the rest by the library
+	}
+	secure, err := s.tlsConfig(endpoint)
+	if err != nil {
+		return err
+	}
+	var conn net.Conn
+	if secure == nil {
+		conn, err = new(net.Dialer).DialContext(ctx, "tcp", address)
+	} else {
+		conn, err = (&tls.Dialer{Config: secure}).DialContext(ctx, "tcp", address)
+	}
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
 // fetch reads a page of an endpoint's client port.

@@ -18,7 +18,32 @@ import (
 	"time"
 
 	"google.golang.org/grpc/grpclog"
+
+	"kvd/cmd/internal/manual"
 )
+
+//go:generate go test -run ^TestTheReferenceIsCurrent$ -update .
+
+func TestTheReferenceIsCurrent(t *testing.T) {
+	const file = "../../docs/commands.md"
+	page, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var chapter strings.Builder
+	manual.Markdown(&chapter, (&program{}).root(), 2)
+	want, err := manual.Fill(string(page), "kvctl", chapter.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *update {
+		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	} else if want != string(page) {
+		t.Errorf("%s is not current; run go generate ./cmd/kvctl", file)
+	}
+}
 
 func TestNothingOfTheHouseIsImported(t *testing.T) {
 	files, err := filepath.Glob("*.go")
@@ -31,43 +56,65 @@ func TestNothingOfTheHouseIsImported(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, spec := range f.Imports {
-			if strings.HasPrefix(spec.Path.Value, `"kvd/`) {
+			if strings.HasPrefix(spec.Path.Value, `"kvd/internal`) {
 				t.Errorf("%s imports %s; kvctl speaks the API only", file, spec.Path.Value)
 			}
 		}
 	}
 }
 
-// TestFlagsAndDefaultsAreEtcdctls compares what the two programs' help lists.
-func TestFlagsAndDefaultsAreEtcdctls(t *testing.T) {
+// TestEveryCommandAndFlagOfEtcdctlIsHere walks etcdctl's help from command to
+// command, and compares flags, their types and defaults with those of ours.
+func TestEveryCommandAndFlagOfEtcdctlIsHere(t *testing.T) {
 	etcdctl := os.Getenv("KVD_TEST_ETCDCTL")
 	if etcdctl == "" {
 		t.Skip("KVD_TEST_ETCDCTL does not name an etcdctl 3.7.3 to compare with")
 	}
 	flag := regexp.MustCompile(`(?m)^ +(-\w, )?--[\w-]+( [a-z]\w+)?|\(default .*\)`)
-	for _, line := range []string{
-		"options", "get -h", "put -h", "del -h", "txn -h", "watch -h", "compaction -h",
-		"lease -h", "lease grant -h", "lease revoke -h", "lease timetolive -h", "lease list -h", "lease keep-alive -h",
-		"endpoint -h", "endpoint health -h", "endpoint status -h", "endpoint hashkv -h",
-		"member -h", "member list -h", "member add -h", "member update -h", "member remove -h", "member promote -h",
-		"downgrade -h", "downgrade validate -h", "downgrade enable -h", "downgrade cancel -h",
-		"alarm list -h", "alarm disarm -h", "defrag -h", "move-leader -h", "snapshot -h", "snapshot save -h",
-		"lock -h", "elect -h", "make-mirror -h", "check -h", "check perf -h", "check datascale -h",
-		"auth -h", "auth enable -h", "auth disable -h", "auth status -h",
-		"user -h", "user add -h", "user delete -h", "user get -h", "user list -h", "user passwd -h", "user grant-role -h", "user revoke-role -h",
-		"role -h", "role add -h", "role delete -h", "role get -h", "role list -h", "role grant-permission -h", "role revoke-permission -h",
-		"version -h", "completion -h", "options -h", "help -h",
-	} {
-		args := strings.Fields(line)
-		theirs, err := exec.CommandContext(t.Context(), etcdctl, args...).Output()
+	commands := regexp.MustCompile(`(?i)\bcommands:?\n$`) // the heading of a list of them
+	below := regexp.MustCompile(`^  ([a-z][\w-]*) +\S`)
+	help := func(path []string) (theirs, ours string) {
+		args := append(slices.Clone(path), "--help")
+		if len(path) == 1 && path[0] == "options" {
+			args = path // which show the flags of all commands
+		}
+		text, err := exec.CommandContext(t.Context(), etcdctl, args...).Output()
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("%q: %v", args, err)
 		}
-		ours := runHere(t, talk{}, args)
-		want, got := flag.FindAllString(string(theirs), -1), flag.FindAllString(ours.out, -1)
+		return string(text), runHere(t, talk{}, args).out
+	}
+	subcommands := func(text string) (names []string) {
+		listed := false
+		for line := range strings.Lines(text) {
+			switch m := below.FindStringSubmatch(line); {
+			case !strings.HasPrefix(line, " ") && line != "\n":
+				listed = commands.MatchString(line)
+			case listed && m != nil:
+				names = append(names, m[1])
+			}
+		}
+		return names
+	}
+	compared := 0
+	var walk func(path []string)
+	walk = func(path []string) {
+		theirs, ours := help(path)
+		want, got := flag.FindAllString(theirs, -1), flag.FindAllString(ours, -1)
 		if !slices.Equal(want, got) {
-			t.Errorf("%s: etcdctl has\n%q\nkvctl has\n%q", line, want, got)
+			t.Errorf("%q: etcdctl has\n%q\nkvctl has\n%q", path, want, got)
 		}
+		compared++
+		if len(path) > 0 && (path[0] == "completion" || path[0] == "help") {
+			return
+		}
+		for _, name := range subcommands(theirs) {
+			walk(append(slices.Clone(path), name))
+		}
+	}
+	walk(nil)
+	if compared < 55 {
+		t.Errorf("only %d commands were found in etcdctl's help", compared)
 	}
 }
 

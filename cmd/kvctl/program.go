@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/grpclog"
+
+	"kvd/cmd/internal/manual"
 )
 
 // program is one run of kvctl: the world it was started in and the flags it
@@ -65,8 +67,13 @@ const (
 
 func (p *program) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "kvctl",
-		Short:         "kvctl talks to a kvd cluster.",
+		Use:   "kvctl",
+		Short: "kvctl talks to a kvd cluster.",
+		Long: `kvctl talks to a kvd cluster, or to any other that speaks the etcd v3 API.
+
+Every global option has an environment variable: --command-timeout is
+KVCTL_COMMAND_TIMEOUT, and etcdctl's ETCDCTL_COMMAND_TIMEOUT where that is not set.
+`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -85,8 +92,9 @@ func (p *program) root() *cobra.Command {
 		p.defragCommand(), p.moveLeaderCommand(), p.downgradeCommand(), p.snapshotCommand(),
 		p.lockCommand(), p.electCommand(),
 		p.authCommand(), p.userCommand(), p.roleCommand(),
-		p.mirrorCommand(), p.checkCommand(),
+		p.statusCommand(), p.doctorCommand(), p.topCommand(), p.mirrorCommand(), p.checkCommand(),
 		p.versionCommand(), p.completionCommand(), p.optionsCommand(),
+		manual.Command(func(err error) { p.outcome = fail(exitIO, err) }),
 	)
 	root.SetHelpCommandGroupID(groupUtility)
 

@@ -81,6 +81,13 @@ func (s *session) dial(log *zap.Logger, endpoints ...string) (*clientv3.Client, 
 	return c, nil
 }
 
+// quietly has the client library log nothing from here on, for commands whose
+// answer is what went wrong.
+func (s *session) quietly() *session {
+	s.log = zap.New(s.last)
+	return s
+}
+
 // hangUp closes c. The answer we have is worth no less if the goodbye fails.
 func hangUp(c *clientv3.Client) { _ = c.Close() }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 
 	"kvd/internal/config"
@@ -59,6 +60,19 @@ func load(args []string) (*config.Config, error) {
 	return config.Load(args, os.Environ(), os.ReadFile)
 }
 
+// sayRefused says why the configuration cannot be started with: where it goes to
+// the journal in any case, as a record that its MESSAGE_ID finds.
+func sayRefused(err error, errs io.Writer) {
+	if sd.UnderJournal() {
+		if journal, failed := sd.NewJournal("", slog.LevelInfo); failed == nil {
+			slog.New(journal).Error(err.Error(), sd.Message(sd.MessageConfig))
+			journal.Close() //nolint:errcheck // the process ends
+			return
+		}
+	}
+	fmt.Fprintln(errs, err)
+}
+
 // runDaemon runs a member until it is told to stop. SIGTERM and SIGINT end it
 // with grace, a second one at once; SIGHUP reads the configuration again.
 func runDaemon(args []string, out, errs io.Writer) int {
@@ -69,7 +83,7 @@ func runDaemon(args []string, out, errs io.Writer) int {
 	case errors.Is(err, config.ErrVersion):
 		return printVersion(out)
 	case err != nil:
-		fmt.Fprintln(errs, err)
+		sayRefused(err, errs)
 		return config.ExitStatus
 	}
 	log, err := daemon.NewLogger(c.Log)
@@ -91,16 +105,16 @@ func runDaemon(args []string, out, errs io.Writer) int {
 	var removed *daemon.RemovedError
 	switch {
 	case errors.As(err, &removed):
-		log.Error("kvd ends and should not be started again here", "error", err)
+		log.Error("kvd ends and should not be started again here", sd.Message(sd.MessageRemoved), "error", err)
 		return config.ExitStatus
 	case errors.As(err, &refused):
-		log.Error("the configuration cannot be used", "error", err)
+		log.Error("the configuration cannot be used", sd.Message(sd.MessageConfig), "error", err)
 		return config.ExitStatus
 	case daemon.Unfit(err):
-		log.Error("the member must be replaced", "error", err)
+		log.Error("the member must be replaced", sd.Message(sd.MessageUnfit), "error", err)
 		return daemon.ExitUnfit
 	case err != nil:
-		log.Error("kvd ends", "error", err)
+		log.Error("kvd ends", sd.Message(sd.MessageEnded), "error", err)
 		return 1
 	}
 	return 0

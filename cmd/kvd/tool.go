@@ -152,7 +152,7 @@ func (t *tool) checkFormat() error {
 	case !slices.Contains(formats, t.format):
 		return failf(exitBadFeature, "unsupported output format")
 	case t.format == "protobuf":
-		return failf(exitBadFeature, "protobuf not supported as output format; there is no message for this")
+		return failf(exitBadFeature, "protobuf not supported as output format")
 	}
 	return nil
 }

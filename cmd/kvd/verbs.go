@@ -19,13 +19,14 @@ asks a cluster is a command of kvctl.`,
 		SilenceUsage:  true,
 	}
 	root.AddCommand(
-		t.snapshotCommand(),
-		t.outside("config", "Checks the configuration, and explains where each value comes from", configUsage, runConfig),
-		t.outside("member", "Replaces a member whose data is lost", memberUsage, runMemberHere),
+		t.snapshotCommand(), t.checkCommand(), t.defragCommand(), t.hashKVCommand(), t.genManCommand(),
+		withWords(t.outside("config", "Checks the configuration, and explains where each value comes from", configUsage, runConfig), "check", "explain"),
+		withWords(t.outside("member", "Replaces a member whose data is lost", memberUsage, runMemberHere), "rejoin"),
 		t.outside("version", "Prints the version", "", runVersion),
 		t.outside("help", "Prints the options of the daemon", "", runHelp),
 	)
 	root.CompletionOptions.HiddenDefaultCmd = true
+	bindDaemonFlags(root)
 	return root
 }
 

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 
+	"kvd/internal/credential"
 	"kvd/internal/lease"
 	"kvd/internal/member"
 	"kvd/internal/replica"
@@ -66,8 +67,10 @@ type Store interface {
 type Options struct {
 	MaxTxnOps        int           // operations in a transaction; 128
 	MaxRequestBytes  int           // one request in the log; 1.5 MiB
+	MaxInflight      int           // calls at once, of all clients together; 16384
 	MaxStreams       uint32        // streams at once on one connection; no limit
 	QuotaBytes       int64         // bytes in use in the database that raise the alarm; 2 GiB; negative: none
+	WatchStall       time.Duration // a watch stream that takes longer to take a message is ended; 5 min; negative: never
 	ProgressInterval time.Duration // between progress messages of a quiet watcher; 10 min, at least 100 ms
 	SlowRequest      time.Duration // a unary call that takes longer is logged; 300 ms
 	Election         time.Duration // election timeout: streams that need a leader end after three without one; 1 s
@@ -77,6 +80,7 @@ type Options struct {
 	KeepAliveMin     time.Duration // a client that pings more often is disconnected; 5 s
 	KeepAlive        time.Duration // an idle connection is pinged after this; 2 h
 	KeepAliveTimeout time.Duration // and closed if no answer comes within this; 20 s
+	ClientCertAuth   bool          // a client may show who it is by the common name of its certificate
 	RefuseOnDefrag   bool          // the gRPC health service says not serving during a defragmentation
 	Extensive        bool          // also a histogram of handling times per method
 }
@@ -84,8 +88,10 @@ type Options struct {
 func (o Options) complete() Options {
 	o.MaxTxnOps = or(o.MaxTxnOps, 128)
 	o.MaxRequestBytes = or(o.MaxRequestBytes, 3<<19)
+	o.MaxInflight = or(o.MaxInflight, 16384)
 	o.QuotaBytes = or(o.QuotaBytes, 2<<30)
 	o.ProgressInterval = max(or(o.ProgressInterval, 10*time.Minute), 100*time.Millisecond)
+	o.WatchStall = or(o.WatchStall, 5*time.Minute)
 	o.SlowRequest = or(o.SlowRequest, 300*time.Millisecond)
 	o.Election = or(o.Election, time.Second)
 	o.RequestTimeout = or(o.RequestTimeout, 5*time.Second+2*o.Election)
@@ -109,41 +115,52 @@ const overhead = 512 << 10
 
 // Parts are what the services are made over.
 type Parts struct {
-	Member   Member
-	Peers    Peers // nil: the member is alone
-	Hub      *watch.Hub
-	Store    Store
-	Cluster  member.ClusterID
-	ID       member.ID
-	Log      *slog.Logger
-	Registry prometheus.Registerer
+	Member Member
+	Peers  Peers // nil: the member is alone
+	Hub    *watch.Hub
+	Store  Store
+	// Passwords and Tokens find out who calls, once authentication is on.
+	// Whoever applies the log tells Tokens of changes.
+	Passwords *credential.Passwords
+	Tokens    Tokens
+	Cluster   member.ClusterID
+	ID        member.ID
+	Log       *slog.Logger
+	Registry  prometheus.Registerer
 }
 
 // API is the services of one member. Make it with New, then Run it.
 type API struct {
-	o       Options
-	member  Member
-	peers   Peers
-	hub     *watch.Hub
-	store   Store
-	cluster member.ClusterID
-	id      member.ID
-	log     *slog.Logger
-	metrics *metrics
-	health  *health.Server
-	server  *grpc.Server
-	streams streams // those that end before their clients want it
-	locals  *locals // calls from within the process
+	o         Options
+	member    Member
+	peers     Peers
+	hub       *watch.Hub
+	store     Store
+	passwords *credential.Passwords
+	tokens    Tokens
+	cluster   member.ClusterID
+	id        member.ID
+	log       *slog.Logger
+	metrics   *metrics
+	gate      *gate
+	health    *health.Server
+	server    *grpc.Server
+	watching  sinks
+	streams   streams // those that end before their clients want it
+	locals    *locals // calls from within the process
 }
 
 // New makes the services; nothing is served before Run.
 func New(o Options, p Parts) *API {
 	a := &API{
-		o: o.complete(), member: p.Member, hub: p.Hub, store: p.Store,
+		o: o.complete(), member: timed{p.Member}, hub: p.Hub, store: p.Store,
+		passwords: p.Passwords, tokens: p.Tokens,
 		cluster: p.Cluster, id: p.ID, log: p.Log,
 		metrics: newMetrics(p.Registry, o.Extensive),
 		health:  health.NewServer(),
 	}
+	a.gate = newGate(a.o.MaxInflight)
+	a.metrics.watchGate(p.Registry, a.gate)
 	if a.peers = p.Peers; a.peers == nil {
 		a.peers = nobody{}
 	}

@@ -109,7 +109,7 @@ func (a *API) predecessor(ctx context.Context, c *claim) (key []byte, rev int64,
 	}
 	// The claim is in this member's view: nothing that was created before it
 	// can be missing there.
-	v, kvs, err := read(a, func(v *state.View) ([][]byte, error) {
+	v, kvs, err := read(a, allowed(ctx, &state.Request{Range: earlier}), func(v *state.View) ([][]byte, error) {
 		mine, err := v.Range(&pb.RangeRequest{Key: []byte(c.key), KeysOnly: true, MinCreateRevision: c.created, MaxCreateRevision: c.created})
 		if err != nil {
 			return nil, err
@@ -183,9 +183,10 @@ func (a *API) unhurried(ctx context.Context) (context.Context, context.CancelFun
 // that does it.
 
 func (a *API) command(ctx context.Context, method string, req *state.Request) (any, error) {
-	if err := rules[method].permit(a, req); err != nil {
+	if err := rules[method].served(a, req); err != nil {
 		return nil, err
 	}
+	a.sign(ctx, req)
 	return a.member.Propose(ctx, req, nil)
 }
 
@@ -214,8 +215,11 @@ func (a *API) grant(ctx context.Context) (lease int64, err error) {
 	return r.ID, err
 }
 
-func (a *API) mayRead(_ context.Context, r *pb.RangeRequest) error {
-	return rules["/etcdserverpb.KV/Range"].permit(a, r)
+func (a *API) mayRead(ctx context.Context, r *pb.RangeRequest) error {
+	if err := rules["/etcdserverpb.KV/Range"].served(a, r); err != nil {
+		return err
+	}
+	return permit(ctx, a.member.View(), &state.Request{Range: r})
 }
 
 // plainly takes the code off an error, as etcd does for these services: only the

@@ -24,7 +24,7 @@ func (a *API) clusterService() *grpc.ServiceDesc {
 		HandlerType: (*any)(nil),
 		Methods: []grpc.MethodDesc{
 			unary(a, name, "MemberList", decoded[pb.MemberListRequest], a.memberList),
-			unary(a, name, "MemberAdd", decoded[pb.MemberAddRequest], a.memberAdd),
+			unary(a, name, "MemberAdd", decoded[pb.MemberAddRequest], a.memberAdd, checkMemberAdd),
 			unary(a, name, "MemberRemove", decoded[pb.MemberRemoveRequest], a.memberRemove),
 			unary(a, name, "MemberUpdate", decoded[pb.MemberUpdateRequest], a.memberUpdate),
 			unary(a, name, "MemberPromote", decoded[pb.MemberPromoteRequest], a.memberPromote),
@@ -48,6 +48,13 @@ func (a *API) memberList(ctx context.Context, r *pb.MemberListRequest, _ []byte)
 	}
 	v := a.member.View()
 	return &pb.MemberListResponse{Header: a.clusterHeader(v), Members: messages(v.Members.Members())}, nil
+}
+
+func checkMemberAdd(r *pb.MemberAddRequest) error {
+	if _, err := parsePeerURLs(r.PeerURLs); err != nil {
+		return errBadURLs
+	}
+	return nil
 }
 
 func (a *API) memberAdd(ctx context.Context, r *pb.MemberAddRequest, _ []byte) (any, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
@@ -14,11 +15,24 @@ import (
 )
 
 // What other members pass on to this one because it leads. These are not calls
-// of clients: nothing but leadership is checked. The errors are those that
+// of clients: nothing but leadership is checked, save for a promotion. The errors are those that
 // peer.Desk knows, and others. They may be called before Run.
 
-// PromoteHere makes a voter of a learner.
+// PromoteHere makes a voter of a learner. The client has shown a token that must
+// be an administrator's.
 func (a *API) PromoteHere(ctx context.Context, id member.ID) ([]member.Member, error) {
+	if users := a.member.View().Users; users.Enabled() {
+		c := caller{}
+		if token := peer.Token(ctx); token != "" {
+			var err error
+			if c, err = a.verify(ctx, strings.TrimPrefix(token, bearer)); err != nil {
+				return nil, err
+			}
+		}
+		if err := users.Admin(c.at(users)); err != nil {
+			return nil, err
+		}
+	}
 	members, err := a.promote(ctx, id)
 	if errors.Is(err, member.ErrRemoved) {
 		err = member.ErrNotFound // who asks would not take it for final

@@ -8,6 +8,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"kvd/internal/auth"
+	"kvd/internal/credential"
 	"kvd/internal/lease"
 	"kvd/internal/member"
 	"kvd/internal/mvcc"
@@ -28,6 +30,7 @@ var (
 	errSortOption        = rpctypes.ErrGRPCInvalidSortOption
 	errClientVersion     = rpctypes.ErrGRPCInvalidClientAPIVersion
 	errPermissionDenied  = rpctypes.ErrGRPCPermissionDenied
+	errTooMany           = rpctypes.ErrGRPCRequestTooManyRequests
 	errNoSpace           = rpctypes.ErrGRPCNoSpace
 	errNoLeader          = rpctypes.ErrGRPCNoLeader
 	errNotLeader         = rpctypes.ErrGRPCNotLeader
@@ -42,6 +45,7 @@ var (
 	errVersionUnknown    = rpctypes.ErrGRPCClusterVersionUnavailable
 	errDowngradeRunning  = rpctypes.ErrGRPCDowngradeInProcess
 	errUnknownMethod     = status.Error(codes.Unknown, "etcdserver: unknown method")
+	errInvalidToken      = rpctypes.ErrGRPCInvalidAuthToken
 	errStreamSort        = status.Error(codes.Unimplemented, "RangeStream does not support custom sort orders")
 	errStreamFilter      = status.Error(codes.Unimplemented, "RangeStream does not support revision filters")
 	errNoDowngradeWanted = errors.New("there is no downgrade to cancel")
@@ -81,6 +85,25 @@ var catalogue = []struct {
 	{member.ErrNotEnoughStarted, status.Error(codes.Unknown, "etcdserver: re-configuration failed due to not enough started members")},
 	{member.ErrUnhealthy, rpctypes.ErrGRPCUnhealthy},
 	{peer.ErrNotReady, rpctypes.ErrGRPCLearnerNotReady},
+	{auth.ErrNotEnabled, rpctypes.ErrGRPCAuthNotEnabled},
+	{auth.ErrRootUserMissing, rpctypes.ErrGRPCRootUserNotExist},
+	{auth.ErrRootRoleMissing, rpctypes.ErrGRPCRootRoleNotExist},
+	{auth.ErrUserExists, rpctypes.ErrGRPCUserAlreadyExist},
+	{auth.ErrUserEmpty, rpctypes.ErrGRPCUserEmpty},
+	{auth.ErrUserNotFound, rpctypes.ErrGRPCUserNotFound},
+	{auth.ErrRoleExists, rpctypes.ErrGRPCRoleAlreadyExist},
+	{auth.ErrRoleNotFound, rpctypes.ErrGRPCRoleNotFound},
+	{auth.ErrRoleEmpty, rpctypes.ErrGRPCRoleEmpty},
+	{auth.ErrPermissionNotGiven, rpctypes.ErrGRPCPermissionNotGiven},
+	{auth.ErrRoleNotGranted, rpctypes.ErrGRPCRoleNotGranted},
+	{auth.ErrPermissionNotGranted, rpctypes.ErrGRPCPermissionNotGranted},
+	{auth.ErrManagement, rpctypes.ErrGRPCInvalidAuthMgmt},
+	{auth.ErrDenied, rpctypes.ErrGRPCPermissionDenied},
+	{auth.ErrOldRevision, rpctypes.ErrGRPCAuthOldRevision},
+	{auth.ErrFailed, rpctypes.ErrGRPCAuthFailed},
+	{auth.ErrNoPassword, status.Error(codes.Unknown, "auth: authentication failed, password was given for no password user")},
+	{auth.ErrNameTooLong, status.Error(codes.InvalidArgument, "etcdserver: the name of a user or role is longer than 32768 bytes")},
+	{credential.ErrBusy, status.Error(codes.ResourceExhausted, "etcdserver: "+credential.ErrBusy.Error())},
 }
 
 // wire turns an error into what is sent. gRPC itself gives the ends of contexts

@@ -105,7 +105,8 @@ func (a *API) memberPromote(ctx context.Context, r *pb.MemberPromoteRequest, _ [
 	members, err := atLeader(ctx, a,
 		func(ctx context.Context) ([]member.Member, error) { return a.promote(ctx, id) },
 		func(ctx context.Context, urls []string) ([]member.Member, error) {
-			return a.peers.Promote(ctx, urls, id, "")
+			token, _ := tokenOf(ctx)
+			return a.peers.Promote(ctx, urls, id, token)
 		},
 		peer.ErrNotReady, member.ErrNotFound, member.ErrNotLearner)
 	if err != nil {

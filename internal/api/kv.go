@@ -18,10 +18,10 @@ func (a *API) kvService() *grpc.ServiceDesc {
 		ServiceName: name,
 		HandlerType: (*any)(nil),
 		Methods: []grpc.MethodDesc{
-			unary(a, name, "Range", state.DecodeRange, a.rangeKeys),
-			unary(a, name, "Put", state.DecodePut, a.put),
-			unary(a, name, "DeleteRange", state.DecodeDeleteRange, a.deleteRange),
-			unary(a, name, "Txn", state.DecodeTxn, a.txn),
+			unary(a, name, "Range", state.DecodeRange, a.rangeKeys, checkRange),
+			unary(a, name, "Put", state.DecodePut, a.put, checkPut),
+			unary(a, name, "DeleteRange", state.DecodeDeleteRange, a.deleteRange, checkDelete),
+			unary(a, name, "Txn", state.DecodeTxn, a.txn, func(r *pb.TxnRequest) error { return checkTxn(r, a.o.MaxTxnOps) }),
 			unary(a, name, "Compact", decoded[pb.CompactionRequest], a.compact),
 		},
 		Streams: []grpc.StreamDesc{
@@ -35,39 +35,59 @@ func (a *API) rangeKeys(ctx context.Context, r *pb.RangeRequest, _ []byte) (any,
 	if err := checkRange(r); err != nil {
 		return nil, err
 	}
-	v, page, err := a.Range(ctx, r)
+	v, page, err := a.answerRange(ctx, r, allowed(ctx, &state.Request{Range: r}))
 	if err != nil {
 		return nil, err
 	}
 	return encodeRange(page, a.header(v)), nil
 }
 
-// Range answers a request that is well formed, from the view that it returns.
-func (a *API) Range(ctx context.Context, r *pb.RangeRequest) (v *state.View, page *state.RangeReply, err error) {
+// may reports why a view must not be shown to who asks.
+type may func(*state.View) error
+
+// allowed is what permissions say.
+func allowed(ctx context.Context, r *state.Request) may {
+	return func(v *state.View) error { return permit(ctx, v, r) }
+}
+
+// Range answers a question of this process itself, which needs no permission. It
+// must be well formed. The answer is from the view that it returns.
+func (a *API) Range(ctx context.Context, r *pb.RangeRequest) (*state.View, *state.RangeReply, error) {
+	return a.answerRange(ctx, r, everybody)
+}
+
+// everybody is for what the rule of the call has decided already.
+func everybody(*state.View) error { return nil }
+
+func (a *API) answerRange(ctx context.Context, r *pb.RangeRequest, ok may) (v *state.View, page *state.RangeReply, err error) {
 	began := time.Now()
 	if !r.Serializable {
 		err = a.member.Barrier(ctx)
 	}
 	if err == nil {
-		v, page, err = a.rangeNow(r)
+		v, page, err = a.rangeNow(r, ok)
 	}
 	a.metrics.rangeRequests.observe(began, err)
 	return v, page, err
 }
 
 // rangeNow answers from the newest view.
-func (a *API) rangeNow(r *pb.RangeRequest) (*state.View, *state.RangeReply, error) {
+func (a *API) rangeNow(r *pb.RangeRequest, ok may) (*state.View, *state.RangeReply, error) {
 	began := time.Now()
-	v, page, err := read(a, func(v *state.View) (*state.RangeReply, error) { return v.Range(r) })
+	v, page, err := read(a, ok, func(v *state.View) (*state.RangeReply, error) { return v.Range(r) })
 	a.metrics.ranges.observe(began, err)
 	return v, page, err
 }
 
 // read asks the newest view, and again while a compaction takes it away under
-// the reading.
-func read[R any](a *API, ask func(*state.View) (R, error)) (*state.View, R, error) {
+// the reading. Permission and answer are of the same moment.
+func read[R any](a *API, ok may, ask func(*state.View) (R, error)) (*state.View, R, error) {
 	for {
 		v := a.member.View()
+		if err := ok(v); err != nil {
+			var none R
+			return v, none, err
+		}
 		r, err := ask(v)
 		if !errors.Is(err, mvcc.ErrCollected) {
 			return v, r, err
@@ -111,7 +131,7 @@ func (a *API) txn(ctx context.Context, r *pb.TxnRequest, raw []byte) (any, error
 		}
 	}
 	began := time.Now()
-	v, reply, err := read(a, func(v *state.View) (*state.TxnReply, error) { return v.ReadTxn(r) })
+	v, reply, err := read(a, allowed(ctx, req), func(v *state.View) (*state.TxnReply, error) { return v.ReadTxn(r) })
 	a.metrics.readTxns.observe(began, err)
 	if err != nil {
 		return nil, err
@@ -123,8 +143,17 @@ func (a *API) compact(ctx context.Context, r *pb.CompactionRequest, _ []byte) (a
 	return a.propose(ctx, &state.Request{Compaction: r}, nil)
 }
 
-// propose runs a command and encodes its reply.
+// sign says in a command who gave it.
+func (a *API) sign(ctx context.Context, req *state.Request) {
+	if c := callerOf(ctx); c.known {
+		who := c.at(a.member.View().Users)
+		req.Header = &pb.RequestHeader{Username: who.Name, AuthRevision: who.Revision}
+	}
+}
+
+// propose runs a command in its caller's name and encodes the reply.
 func (a *API) propose(ctx context.Context, req *state.Request, raw []byte) (any, error) {
+	a.sign(ctx, req)
 	result, err := a.member.Propose(ctx, req, raw)
 	if err != nil {
 		return nil, err

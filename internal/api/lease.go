@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"kvd/internal/auth"
 	"kvd/internal/lease"
 	"kvd/internal/state"
 )
@@ -63,6 +64,12 @@ func (a *API) leaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest,
 	ctx, done := a.streams.add(ctx, openStream{})
 	defer done()
 	id := lease.ID(r.ID)
+	before := a.member.View()
+	if r.Keys {
+		if err := before.PermitLeases(callerOf(ctx).at(before.Users), false, id); err != nil {
+			return nil, err
+		}
+	}
 	reply, err := atLeader(ctx, a,
 		func(ctx context.Context) (*pb.LeaseTimeToLiveResponse, error) { return a.timeLeft(ctx, id, r.Keys) },
 		func(ctx context.Context, urls []string) (*pb.LeaseTimeToLiveResponse, error) {
@@ -75,7 +82,20 @@ func (a *API) leaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest,
 	if err != nil {
 		return nil, err
 	}
-	reply.Header = a.message(a.member.View())
+	after := a.member.View()
+	if r.Keys && after.Users.Enabled() && after.Users.Revision() != before.Users.Revision() {
+		return nil, auth.ErrOldRevision // whether the keys may be shown was decided on what is over
+	}
+	// The leader may know of keys that this member did not when it looked.
+	if r.Keys && after.Users.Enabled() {
+		who := callerOf(ctx).at(after.Users)
+		for _, key := range reply.Keys {
+			if err := permit(ctx, after, &state.Request{Range: &pb.RangeRequest{Key: key}}); err != nil && after.Users.Admin(who) != nil {
+				return nil, err
+			}
+		}
+	}
+	reply.Header = a.message(after)
 	return reply, nil
 }
 
@@ -104,7 +124,11 @@ func (a *API) leaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest, _ []byt
 	if err != nil {
 		return nil, err
 	}
-	reply := &pb.LeaseLeasesResponse{Header: a.message(a.member.View())}
+	v := a.member.View()
+	if err := v.PermitLeases(callerOf(ctx).at(v.Users), false, ids...); err != nil {
+		return nil, err
+	}
+	reply := &pb.LeaseLeasesResponse{Header: a.message(v)}
 	for _, id := range ids {
 		reply.Leases = append(reply.Leases, &pb.LeaseStatus{ID: int64(id)})
 	}
@@ -143,7 +167,11 @@ func (a *API) renewals(c *call) error {
 		// Taken before renewing, so that a revision is never newer than the
 		// renewal it comes with: the lease may be gone by then.
 		h := a.header(a.member.View())
-		ttl, err := a.renew(c.ctx, id)
+		ctx, err := c.authorize()
+		if err != nil {
+			return err
+		}
+		ttl, err := a.renew(ctx, id)
 		if errors.Is(err, lease.ErrNotFound) {
 			ttl, err = 0, nil
 		}
@@ -157,8 +185,13 @@ func (a *API) renewals(c *call) error {
 	}
 }
 
-// renew gives a lease its full time again, wherever its leader is.
+// renew gives a lease its full time again, wherever its leader is. Who prolongs
+// the life of keys must be allowed to write them.
 func (a *API) renew(ctx context.Context, id lease.ID) (ttl int64, err error) {
+	v := a.member.View()
+	if err := v.PermitLeases(callerOf(ctx).at(v.Users), true, id); err != nil {
+		return 0, err
+	}
 	return atLeader(ctx, a,
 		func(ctx context.Context) (int64, error) { return a.member.Renew(ctx, id) },
 		func(ctx context.Context, urls []string) (int64, error) { return a.peers.Renew(ctx, urls, id) },

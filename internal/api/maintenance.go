@@ -121,7 +121,7 @@ func (a *API) hashKV(ctx context.Context, r *pb.HashKVRequest, _ []byte) (any, e
 		compacted, at int64
 	}
 	began := time.Now()
-	v, s, err := read(a, func(v *state.View) (s sum, err error) {
+	v, s, err := read(a, everybody, func(v *state.View) (s sum, err error) {
 		if err := a.member.Flush(ctx); err != nil {
 			return s, err
 		}

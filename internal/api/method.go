@@ -2,23 +2,22 @@ package api
 
 import (
 	"context"
-	"log/slog"
 	"time"
 	"unicode/utf8"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
 
 // method is one RPC: its rule, its counters, and what every call of it passes.
 type method struct {
-	api  *API
-	name string // /package.Service/Method
-	rule rule
+	api   *API
+	name  string // /package.Service/Method
+	rule  rule
+	class class
 	count
 }
 
@@ -28,7 +27,7 @@ func (a *API) method(service, name, kind string) *method {
 	if !ok {
 		panic("api: no rule for " + full) // found by any test that makes an API
 	}
-	return &method{api: a, name: full, rule: r, count: a.metrics.method(kind, service, name)}
+	return &method{api: a, name: full, rule: r, class: classOfMethod(full), count: a.metrics.method(kind, service, name)}
 }
 
 // Metadata that clients send.
@@ -41,7 +40,7 @@ const (
 // metadata sound, and does it get the leader it asks for. The request is nil for
 // a stream.
 func (m *method) admit(ctx context.Context, kind string, request any) (led bool, err error) {
-	if err := m.rule.permit(m.api, request); err != nil {
+	if err := m.rule.served(m.api, request); err != nil {
 		return false, err
 	}
 	version := "unknown"
@@ -62,10 +61,12 @@ func (m *method) admit(ctx context.Context, kind string, request any) (led bool,
 }
 
 // unary makes a method of one request and one reply. Decode reads the request
-// from the bytes that came, which it may alias; serve gets both.
-func unary[R any](a *API, service, name string, decode func([]byte) (R, error), serve func(ctx context.Context, r R, raw []byte) (any, error)) grpc.MethodDesc {
+// from the bytes that came, which it may alias; serve gets both. Formed is
+// what must be right about a request before it matters who sent it; it is asked
+// while authentication is on, beside what serve checks.
+func unary[R any](a *API, service, name string, decode func([]byte) (R, error), serve func(ctx context.Context, r R, raw []byte) (any, error), formed ...func(R) error) grpc.MethodDesc {
 	m := a.method(service, name, kindUnary)
-	handle := func(ctx context.Context, read func(any) error) (any, error) {
+	handle := func(ctx context.Context, t *trace, read func(any) error) (any, error) {
 		var in payload
 		if err := read(&in); err != nil {
 			return nil, err
@@ -75,7 +76,23 @@ func unary[R any](a *API, service, name string, decode func([]byte) (R, error), 
 			return nil, malformed(err)
 		}
 		m.received.Inc()
+		t.request, t.in = r, len(in)
+		leave, err := m.enter(r)
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
 		if _, err := m.admit(ctx, "unary", r); err != nil {
+			return nil, err
+		}
+		if ctx, err = m.rule.authorize(ctx, a, r, func() error {
+			for _, check := range formed {
+				if err := check(r); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
 			return nil, err
 		}
 		reply, err := serve(ctx, r, in)
@@ -88,12 +105,12 @@ func unary[R any](a *API, service, name string, decode func([]byte) (R, error), 
 	return grpc.MethodDesc{
 		MethodName: name,
 		Handler: func(_ any, ctx context.Context, read func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-			began := time.Now()
+			t := &trace{Context: ctx, began: time.Now()}
 			m.started.Inc()
-			reply, err := handle(ctx, read)
-			m.done(err, began)
-			if took := time.Since(began); took > a.o.SlowRequest && m.rule.marks&waits == 0 {
-				m.slow(ctx, took, err)
+			reply, err := handle(t, t, read)
+			m.done(err, t.began)
+			if took := time.Since(t.began); took > a.o.SlowRequest && m.rule.marks&waits == 0 {
+				m.slow(t, took, reply, err)
 			}
 			return reply, err
 		},
@@ -132,12 +149,24 @@ func stream(a *API, service string, desc grpc.StreamDesc, serve func(*call) erro
 }
 
 func (m *method) stream(s grpc.ServerStream, serve func(*call) error) error {
+	if m.class == last {
+		leave, err := m.enter(nil)
+		if err != nil {
+			return err
+		}
+		defer leave()
+	}
 	led, err := m.admit(s.Context(), "stream", nil)
 	if err != nil {
 		return err
 	}
 	ctx, done := m.api.streams.add(s.Context(), openStream{led: led, reads: m.rule.marks&reads != 0})
 	defer done()
+	if m.rule.marks&severally == 0 {
+		if ctx, err = m.rule.authorize(ctx, m.api, nil, sure); err != nil {
+			return err
+		}
+	}
 	return wire(serve(&call{ctx: ctx, stream: s, method: m}))
 }
 
@@ -147,6 +176,15 @@ type call struct {
 	stream grpc.ServerStream
 	*method
 }
+
+// authorize checks the caller again, for one message of a stream: a token may
+// have ended since the last one.
+func (c *call) authorize() (context.Context, error) {
+	return c.rule.authorize(c.ctx, c.api, nil, sure)
+}
+
+// sure is for messages whose form was looked at.
+func sure() error { return nil }
 
 func (c *call) receive() (payload, error) {
 	var in payload
@@ -163,18 +201,6 @@ func (c *call) send(m any) error {
 		c.sent.Inc()
 	}
 	return err
-}
-
-// slow tells of a call that took long.
-func (m *method) slow(ctx context.Context, took time.Duration, err error) {
-	remote := "unknown"
-	if p, ok := peer.FromContext(ctx); ok {
-		remote = p.Addr.String()
-	}
-	m.api.log.LogAttrs(ctx, slog.LevelWarn, "a request took long",
-		slog.String("method", m.name), slog.String("remote", remote),
-		slog.Duration("took", took), slog.Duration("expected", m.api.o.SlowRequest),
-		slog.String("code", status.Code(err).String()))
 }
 
 // failed counts a stream that broke through no wish of its client.

@@ -34,6 +34,8 @@ type metrics struct {
 	hash, hashKV, snapshot           prometheus.Observer
 	promotions                       prometheus.Counter
 	failedPromotions                 *prometheus.CounterVec
+	slow, stalled                    prometheus.Counter
+	refused                          [classes]prometheus.Counter
 }
 
 func newMetrics(registry prometheus.Registerer, extensive bool) *metrics {
@@ -84,7 +86,23 @@ func newMetrics(registry prometheus.Registerer, extensive bool) *metrics {
 	m.promotions = counter("etcd", "server", "learner_promote_successes", "Learners that were promoted while this member led.").WithLabelValues()
 	m.failedPromotions = counter("etcd", "server", "learner_promote_failures", "Learners that were not promoted while this member led.", "Reason")
 	m.snapshot = histogram("etcd_disk_backend_snapshot_duration_seconds", "Time that an image of the database was open for sending.", 0.01, 17)
+	m.slow = counter("kvd", "", "slow_requests_total", "Unary calls that took longer than warning-unary-request-duration.").WithLabelValues()
+	m.stalled = counter("kvd", "", "watch_streams_stalled_total", "Watch streams that were ended because their clients did not read.").WithLabelValues()
+	refused := counter("kvd", "", "requests_refused_total", "Calls that were refused because too many were running, by what goes first.", "class")
+	for c, name := range classNames {
+		m.refused[c] = refused.WithLabelValues(name)
+	}
 	return m
+}
+
+// watchGate shows what runs.
+func (m *metrics) watchGate(registry prometheus.Registerer, g *gate) {
+	for c, name := range classNames {
+		registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "kvd_requests_running", Help: "Calls that run, by what goes first; streams of watches and renewals are not counted.",
+			ConstLabels: prometheus.Labels{"class": name},
+		}, func() float64 { return float64(g.running[c].Load()) }))
+	}
 }
 
 // promoted counts what has come of a promotion.

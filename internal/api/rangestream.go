@@ -31,6 +31,11 @@ func (a *API) rangeStream(c *call) error {
 	if err := checkRangeStream(r); err != nil {
 		return err
 	}
+	ctx, err := c.authorize()
+	if err != nil {
+		return err
+	}
+	ok := allowed(ctx, &state.Request{Range: &pb.RangeRequest{Key: r.Key, RangeEnd: r.RangeEnd}})
 	// Chunks are in key order, so the target has nothing to say.
 	r.SortOrder, r.SortTarget = pb.RangeRequest_NONE, pb.RangeRequest_KEY
 	if !r.Serializable {
@@ -39,16 +44,16 @@ func (a *API) rangeStream(c *call) error {
 		}
 	}
 	if r.CountOnly {
-		v, page, err := a.rangeNow(r)
+		v, page, err := a.rangeNow(r, ok)
 		if err != nil {
 			return err
 		}
 		return c.send(encodeChunk(page, a.header(v), true))
 	}
-	return a.chunks(c, r)
+	return a.chunks(c, r, ok)
 }
 
-func (a *API) chunks(c *call, r *pb.RangeRequest) error {
+func (a *API) chunks(c *call, r *pb.RangeRequest, ok may) error {
 	left := int64(math.MaxInt64) // a negative limit is none, and gets everything at once
 	if r.Limit != 0 {
 		left = r.Limit
@@ -61,6 +66,9 @@ func (a *API) chunks(c *call, r *pb.RangeRequest) error {
 	sent := int64(0)
 	for limit := int64(firstChunk); ; {
 		r.Limit = min(limit, left)
+		if err := ok(a.member.View()); err != nil { // also one that was taken away meanwhile
+			return err
+		}
 		asked := time.Now()
 		page, err := v.Chunk(r)
 		if err == nil && page.More && r.Limit == left { // the last one counts all that it leaves out

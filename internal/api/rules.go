@@ -14,9 +14,11 @@ type need uint8
 const (
 	// refused is the zero value: who forgets to say what is needed lets nobody in.
 	refused need = iota
-	anyone       // even without a name
+	anyone       // even without a name, and with a token that is no good
+	sound        // even without a name, but not with a token that is no good
 	user         // any authenticated user
-	keys         // permissions on the keys the request names, or on those of its lease
+	keys         // permissions on the keys the request names, or on those of its lease: who answers looks
+	ordered      // the root role or what stands in its place: the machine looks, in the log's order
 	root         // the root role
 )
 
@@ -26,6 +28,7 @@ const (
 	staleLearner             // a learner serves it to those who take what it has
 	reads                    // it answers with keys, which a corrupt member must not
 	waits                    // it may wait for other clients, however long
+	severally                // each message of the stream is authorized by itself
 )
 
 // rule says who may call an RPC, and which members serve it.
@@ -34,11 +37,17 @@ type rule struct {
 	marks uint8
 }
 
-// permit refuses calls that the rule has no need for, and those that this kind
-// of member does not serve. The request is nil for a stream. Authentication
-// cannot be on yet (the machine refuses to load such data), so every need but
-// refused is met.
-func (r rule) permit(a *API, request any) error {
+// needOf is what a request needs; nil stands for a stream.
+func (r rule) needOf(request any) need {
+	if alarm, ok := request.(*pb.AlarmRequest); ok && alarm.Action == pb.AlarmRequest_GET {
+		return min(r.need, user)
+	}
+	return r.need
+}
+
+// served refuses calls that have no rule, and those that this kind of member
+// does not serve. The request is nil for a stream.
+func (r rule) served(a *API, request any) error {
 	if r.need == refused {
 		return errPermissionDenied
 	}
@@ -70,17 +79,17 @@ func (a *API) corrupt(v *state.View) bool {
 // served.
 var rules = map[string]rule{
 	"/etcdserverpb.KV/Range":       {need: keys, marks: reads | staleLearner},
-	"/etcdserverpb.KV/RangeStream": {need: keys, marks: reads},
+	"/etcdserverpb.KV/RangeStream": {need: keys, marks: reads | severally},
 	"/etcdserverpb.KV/Put":         {need: keys},
 	"/etcdserverpb.KV/DeleteRange": {need: keys},
 	"/etcdserverpb.KV/Txn":         {need: keys, marks: reads},
 	"/etcdserverpb.KV/Compact":     {need: root},
 
-	"/etcdserverpb.Watch/Watch": {need: keys, marks: reads},
+	"/etcdserverpb.Watch/Watch": {need: keys, marks: reads | severally},
 
 	"/etcdserverpb.Lease/LeaseGrant":      {need: user},
 	"/etcdserverpb.Lease/LeaseRevoke":     {need: keys},
-	"/etcdserverpb.Lease/LeaseKeepAlive":  {need: keys},
+	"/etcdserverpb.Lease/LeaseKeepAlive":  {need: keys, marks: severally},
 	"/etcdserverpb.Lease/LeaseTimeToLive": {need: keys},
 	"/etcdserverpb.Lease/LeaseLeases":     {need: keys},
 
@@ -99,23 +108,23 @@ var rules = map[string]rule{
 	"/etcdserverpb.Maintenance/MoveLeader": {need: root},
 	"/etcdserverpb.Maintenance/Downgrade":  {need: root},
 
-	"/etcdserverpb.Auth/AuthEnable":           {need: root},
-	"/etcdserverpb.Auth/AuthDisable":          {need: root},
-	"/etcdserverpb.Auth/AuthStatus":           {need: root},
+	"/etcdserverpb.Auth/AuthEnable":           {need: ordered},
+	"/etcdserverpb.Auth/AuthDisable":          {need: ordered},
+	"/etcdserverpb.Auth/AuthStatus":           {need: sound},
 	"/etcdserverpb.Auth/Authenticate":         {need: anyone},
-	"/etcdserverpb.Auth/UserAdd":              {need: root},
-	"/etcdserverpb.Auth/UserGet":              {need: user}, // of oneself
-	"/etcdserverpb.Auth/UserList":             {need: root},
-	"/etcdserverpb.Auth/UserDelete":           {need: root},
-	"/etcdserverpb.Auth/UserChangePassword":   {need: root},
-	"/etcdserverpb.Auth/UserGrantRole":        {need: root},
-	"/etcdserverpb.Auth/UserRevokeRole":       {need: root},
-	"/etcdserverpb.Auth/RoleAdd":              {need: root},
-	"/etcdserverpb.Auth/RoleGet":              {need: user}, // of one's own
-	"/etcdserverpb.Auth/RoleList":             {need: root},
-	"/etcdserverpb.Auth/RoleDelete":           {need: root},
-	"/etcdserverpb.Auth/RoleGrantPermission":  {need: root},
-	"/etcdserverpb.Auth/RoleRevokePermission": {need: root},
+	"/etcdserverpb.Auth/UserAdd":              {need: ordered},
+	"/etcdserverpb.Auth/UserGet":              {need: ordered}, // of oneself
+	"/etcdserverpb.Auth/UserList":             {need: ordered},
+	"/etcdserverpb.Auth/UserDelete":           {need: ordered},
+	"/etcdserverpb.Auth/UserChangePassword":   {need: ordered},
+	"/etcdserverpb.Auth/UserGrantRole":        {need: ordered},
+	"/etcdserverpb.Auth/UserRevokeRole":       {need: ordered},
+	"/etcdserverpb.Auth/RoleAdd":              {need: ordered},
+	"/etcdserverpb.Auth/RoleGet":              {need: ordered}, // of one's own
+	"/etcdserverpb.Auth/RoleList":             {need: ordered},
+	"/etcdserverpb.Auth/RoleDelete":           {need: ordered},
+	"/etcdserverpb.Auth/RoleGrantPermission":  {need: ordered},
+	"/etcdserverpb.Auth/RoleRevokePermission": {need: ordered},
 
 	// What these do to keys is permitted as the RPCs that would do it are.
 	"/v3electionpb.Election/Campaign": {need: user, marks: reads | waits},

@@ -68,7 +68,7 @@ func TestEveryRPCIsServedByARule(t *testing.T) {
 }
 
 func TestWhatHasNoRuleIsRefused(t *testing.T) {
-	if err := (rule{}).permit(nil, nil); status.Code(err) != codes.PermissionDenied {
+	if err := (rule{}).served(nil, nil); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("got %v", err)
 	}
 }

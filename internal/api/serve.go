@@ -29,6 +29,7 @@ const (
 
 func (a *API) options() []grpc.ServerOption {
 	o := []grpc.ServerOption{
+		grpc.Creds(handshake{}),
 		grpc.ForceServerCodecV2(codec{a.metrics}),
 		grpc.MaxRecvMsgSize(a.maxMessage()),
 		grpc.MaxSendMsgSize(math.MaxInt32),
@@ -94,7 +95,7 @@ func (a *API) maxMessage() int { return a.o.MaxRequestBytes + overhead }
 func (a *API) watchMember(ctx context.Context) {
 	tick := time.NewTicker(a.o.Election)
 	defer tick.Stop()
-	without := 0
+	without, users := 0, a.member.View().Users
 	for {
 		select {
 		case <-ctx.Done():
@@ -109,7 +110,12 @@ func (a *API) watchMember(ctx context.Context) {
 		if without >= 3 {
 			a.streams.cancel(errNoLeader, func(s *openStream) bool { return s.led })
 		}
-		if a.corrupt(a.member.View()) {
+		v := a.member.View()
+		if v.Users != users {
+			users = v.Users
+			a.watching.wake() // the quiet ones, too, hear that they are not allowed any more
+		}
+		if a.corrupt(v) {
 			a.streams.cancel(errCorrupt, func(s *openStream) bool { return s.reads })
 		}
 	}

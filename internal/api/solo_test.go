@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"kvd/internal/credential"
 	"kvd/internal/lease"
 	"kvd/internal/member"
 	"kvd/internal/mvcc"
@@ -46,6 +47,7 @@ type solo struct {
 	matches map[member.ID]uint64
 	peers   Peers
 	pending atomic.Int64 // what was applied and not flushed, as it is reckoned
+	tokens  Tokens
 }
 
 func newSolo(t testing.TB) *solo {
@@ -64,7 +66,10 @@ func newStranger(t testing.TB) *solo {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { file.Close() })
-	s := &solo{t: t, file: file, granted: map[lease.ID]time.Time{}}
+	s := &solo{
+		t: t, file: file, granted: map[lease.ID]time.Time{},
+		tokens: Tokens{Simple: credential.NewSimple(0, nil)},
+	}
 	r, err := file.Read()
 	if err != nil {
 		t.Fatal(err)
@@ -97,6 +102,7 @@ func (s *solo) apply(e state.Entry) (any, error) {
 	if e.Request != nil {
 		s.pending.Add(state.Cost(e.Request))
 	}
+	s.tokens.Changed(out.Tokens)
 	view := s.machine.View()
 	s.shown.Store(view)
 	if len(out.Events) > 0 {
@@ -253,13 +259,23 @@ func serve(t testing.TB, s *solo, o Options, dial ...grpc.DialOption) *grpc.Clie
 
 func serving(t testing.TB, s *solo, o Options, dial ...grpc.DialOption) (*grpc.ClientConn, *API) {
 	t.Helper()
+	return servingMember(t, s, s, o, slog.New(slog.DiscardHandler), dial...)
+}
+
+// servingMember serves s, as m shows it.
+func servingMember(t testing.TB, s *solo, m Member, o Options, log *slog.Logger, dial ...grpc.DialOption) (*grpc.ClientConn, *API) {
+	t.Helper()
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	a := New(o, Parts{
-		Member: s, Peers: s.peers, Hub: s.hub, Store: s.file, Cluster: 0xc1, ID: soloID,
-		Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(),
+		Member: m, Peers: s.peers, Hub: s.hub, Store: s.file,
+		Passwords: credential.NewPasswords(4, nil), Tokens: s.tokens, Cluster: 0xc1, ID: soloID,
+		Log: log, Registry: prometheus.NewRegistry(),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup

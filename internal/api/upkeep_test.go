@@ -251,8 +251,6 @@ func TestMembersHealthAndWhatIsNotServed(t *testing.T) {
 	}
 	_, err := healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{Service: "x"})
 	refuses(t, err, codes.NotFound, "unknown service")
-	_, err = pb.NewAuthClient(conn).AuthEnable(t.Context(), &pb.AuthEnableRequest{})
-	refuses(t, err, codes.Unimplemented, "method AuthEnable not implemented")
 	err = conn.Invoke(t.Context(), "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", &pb.StatusRequest{}, &pb.StatusResponse{})
 	refuses(t, err, codes.Unimplemented, "unknown service grpc.reflection.v1.ServerReflection")
 }

@@ -1,9 +1,11 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -11,6 +13,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"kvd/internal/mvcc"
@@ -42,14 +46,17 @@ const noWatcher = -1
 // watchStream is one Watch call. One goroutine reads requests and makes
 // watchers, the other takes from the sink and sends.
 type watchStream struct {
-	api  *API
-	call *call
-	sink *watch.Sink
+	api   *API
+	call  *call
+	sink  *watch.Sink
+	guard *guard
 
 	// Owned by the reading goroutine. A watcher that a compaction has ended
 	// keeps its ID until it is cancelled.
 	watchers map[int64]*watch.Watcher
 	nextID   int64
+
+	since atomic.Int64 // when the message was begun that is being sent, in Unix nanoseconds; 0: none is
 
 	// Owned by the sending goroutine.
 	quiet map[*watch.Watcher]bool // those that asked for progress: nothing was sent since the last tick
@@ -60,6 +67,9 @@ type tag struct {
 	id       int64
 	progress bool
 	fragment bool
+	owner    caller
+	key, end []byte
+	revoked  string // why it was taken from its owner; the sending goroutine's
 }
 
 func (a *API) watchKeys(c *call) error {
@@ -67,8 +77,10 @@ func (a *API) watchKeys(c *call) error {
 		api: a, call: c, sink: a.hub.Sink(),
 		watchers: map[int64]*watch.Watcher{},
 		quiet:    map[*watch.Watcher]bool{},
+		guard:    newGuard(a, c),
 	}
 	defer w.sink.Close()
+	defer a.watching.add(w.sink)()
 	ctx, cancel := context.WithCancelCause(c.ctx)
 	defer cancel(nil)
 	// Reading ends with the stream, that is with this function's return.
@@ -77,8 +89,39 @@ func (a *API) watchKeys(c *call) error {
 			cancel(err)
 		}
 	}()
-	return w.send(ctx)
+	// Sending, too: a client that does not read holds it up for as long as the
+	// stream is there, so somebody else has to end that.
+	sent := make(chan error, 1)
+	go func() { sent <- w.send(ctx) }()
+	return w.attend(sent)
 }
+
+// attend waits for the end of sending, or for a client that does not read.
+func (w *watchStream) attend(sent <-chan error) error {
+	limit := w.api.o.WatchStall
+	if limit < 0 {
+		return <-sent
+	}
+	look := time.NewTicker(limit / stallLooks)
+	defer look.Stop()
+	for {
+		select {
+		case err := <-sent:
+			return err
+		case <-look.C:
+		}
+		if since := w.since.Load(); since != 0 && time.Since(time.Unix(0, since)) > limit {
+			w.api.metrics.stalled.Inc()
+			err := status.Errorf(codes.Unavailable, "etcdserver: the watch was not read for %v; watch again from the last revision that came", limit)
+			w.api.log.LogAttrs(w.call.ctx, slog.LevelWarn, "a watch stream is ended: its client does not read",
+				append(w.call.told(w.call.ctx, nil, err), slog.Duration("waited", limit))...)
+			return err
+		}
+	}
+}
+
+// stallLooks is how often within the time that it has a client is looked at.
+const stallLooks = 4
 
 // ended is how a stream that nobody wanted to end is told to have ended.
 func (w *watchStream) ended(ctx context.Context) error {
@@ -114,6 +157,7 @@ func (w *watchStream) read(ctx context.Context) error {
 		case *pb.WatchRequest_CancelRequest:
 			if one, ok := w.watchers[u.CancelRequest.GetWatchId()]; ok {
 				one.Cancel()
+				w.guard.remove(one)
 				delete(w.watchers, u.CancelRequest.GetWatchId())
 			}
 		case *pb.WatchRequest_ProgressRequest:
@@ -133,6 +177,11 @@ func (w *watchStream) create(r *pb.WatchCreateRequest) {
 	}
 	if r.StartRevision < 0 {
 		w.sink.Refuse(reasonCompacted)
+		return
+	}
+	owner, by, err := w.guard.judge(r)
+	if err != nil {
+		w.sink.Refuse(wire(err).Error())
 		return
 	}
 	spec := watch.Spec{
@@ -155,12 +204,15 @@ func (w *watchStream) create(r *pb.WatchCreateRequest) {
 		w.sink.Refuse(reasonDuplicate)
 		return
 	}
-	one, err := w.api.hub.Watch(spec, w.sink, &tag{id: id, progress: r.ProgressNotify, fragment: r.Fragment})
+	one, err := w.api.hub.Watch(spec, w.sink, &tag{
+		id: id, progress: r.ProgressNotify, fragment: r.Fragment, owner: owner, key: r.Key, end: r.RangeEnd,
+	})
 	if err != nil {
 		w.sink.Refuse(err.Error())
 		return
 	}
 	w.watchers[id] = one
+	w.guard.add(one, by)
 }
 
 // freeID counts up; it never goes back to what was used before.
@@ -189,6 +241,7 @@ func (w *watchStream) send(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return w.ended(ctx)
 		}
+		w.guard.look()
 		if due.Swap(false) {
 			tick.Reset(interval)
 			if err := w.progress(); err != nil {
@@ -208,7 +261,10 @@ const drainMost = 64
 func (w *watchStream) drain() error {
 	began, messages, events := time.Now(), 0, 0
 	for m := w.sink.Take(); m != nil; m = w.sink.Take() {
-		if err := w.transmit(m); err != nil {
+		w.since.Store(time.Now().UnixNano())
+		err := w.transmit(m)
+		w.since.Store(0)
+		if err != nil {
 			w.call.failed(err, "send", "watch")
 			if w.call.ctx.Err() != nil {
 				return w.ended(w.call.ctx)
@@ -246,6 +302,10 @@ func (w *watchStream) transmit(m *watch.Message) error {
 	}
 	t := m.Watcher.Tag.(*tag)
 	r.id = t.id
+	w.guard.look()
+	if t.revoked != "" && m.Kind == watch.Events {
+		return nil
+	}
 	switch m.Kind {
 	case watch.Created:
 		r.created = true
@@ -253,7 +313,7 @@ func (w *watchStream) transmit(m *watch.Message) error {
 			w.quiet[m.Watcher] = true
 		}
 	case watch.Cancelled:
-		r.canceled, r.compacted, r.reason = true, m.Compacted, m.Reason
+		r.canceled, r.compacted, r.reason = true, m.Compacted, cmp.Or(t.revoked, m.Reason)
 		delete(w.quiet, m.Watcher)
 	case watch.Events:
 		if t.progress {

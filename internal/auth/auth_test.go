@@ -37,7 +37,7 @@ func TestBookSaysWhatTheRowsSay(t *testing.T) {
 		"on":            {[]string{"authEnabled", "\x01", "authRevision", "\x00\x00\x00\x00\x00\x00\x00\x05"}, true, 5},
 	} {
 		b, err := load(t, c.rows...)
-		if err != nil || b.Enabled() != c.enabled || b.Revision() != c.revision {
+		if err != nil || b.Now().Enabled() != c.enabled || b.Now().Revision() != c.revision {
 			t.Errorf("%s: %+v, %v", name, b, err)
 		}
 	}

@@ -142,6 +142,19 @@ func (o *Options) walDir() string {
 	return o.usualWAL()
 }
 
+// Paths are where the files of a member are.
+type Paths struct{ Member, Database, Log, Own string }
+
+// Image is where the database is that a leader has sent, with all up to index.
+func (p Paths) Image(index uint64) string {
+	return filepath.Join(filepath.Dir(p.Database), fmt.Sprintf("%016x%s", index, imageSuffix))
+}
+
+// Paths says where the files of the member are.
+func (o *Options) Paths() Paths {
+	return Paths{Member: o.memberDir(), Database: o.storePath(), Log: o.walDir(), Own: o.own()}
+}
+
 // Open locks the data directory and opens its member; an empty directory
 // becomes a new one. To discover the others may take as long as they do to come.
 // It gives up between two steps when ctx ends.

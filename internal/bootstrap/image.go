@@ -16,7 +16,7 @@ import (
 const imageSuffix = ".snap.db"
 
 func (o *Options) imagePath(index uint64) string {
-	return filepath.Join(o.snapDir(), fmt.Sprintf("%016x%s", index, imageSuffix))
+	return o.Paths().Image(index)
 }
 
 // recoverImage finishes what a crash has interrupted: the log begins behind a

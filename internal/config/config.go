@@ -69,6 +69,7 @@ type Listen struct {
 	Metrics      []url.URL
 	ReusePort    bool
 	ReuseAddress bool
+	AllowPlain   bool // beyond loopback, whatever is at stake
 }
 
 // Advertise is where others are told that this member is reached.
@@ -136,6 +137,7 @@ type Store struct {
 	AutoDisarm        bool  // the NOSPACE alarm goes when there is space again
 	DefragFreePercent uint  // defragment when so much of the file is free; 0: never
 	DefragFreeBytes   int64 // and at least so much
+	DefragInterval    time.Duration
 }
 
 // Limits bound what one request may ask.
@@ -143,6 +145,7 @@ type Limits struct {
 	TxnOps            uint
 	RequestBytes      int64
 	ConcurrentStreams uint32 // of one connection
+	Inflight          uint   // calls at once, of all clients together
 	WarnUnary         time.Duration
 }
 
@@ -212,6 +215,7 @@ type Checks struct {
 // Watch is how watchers are told that nothing happened.
 type Watch struct {
 	ProgressInterval time.Duration
+	StallTimeout     time.Duration // of a client that does not read; 0: none
 }
 
 // Log is where the log goes.

@@ -374,12 +374,7 @@ func TestForeignVariablesAreOnlyWarnedOf(t *testing.T) {
 
 func TestWhatThisVersionCannotDoIsNamed(t *testing.T) {
 	for name, args := range map[string][]string{
-		"auth-token":                 {"--auth-token=jwt,pub-key=a,sign-method=RS256"},
 		"enable-distributed-tracing": {"--enable-distributed-tracing"},
-		"listen-client-urls": {
-			"--listen-client-urls=http://127.0.0.1:1,https://127.0.0.1:1",
-			"--advertise-client-urls=http://127.0.0.1:1", "--cert-file=a", "--key-file=b",
-		},
 	} {
 		texts := mustLoad(t, sources{args: args}).NotYet()
 		if len(texts) != 1 || !strings.HasPrefix(texts[0], name+" (flag --"+name+"): ") {

@@ -14,16 +14,8 @@ type missing struct {
 func missingParts() []missing {
 	return []missing{
 		{
-			"auth-token", func(c *Config) bool { return c.Auth.Token != "simple" },
-			"this version makes simple tokens only",
-		},
-		{
 			"enable-distributed-tracing", func(c *Config) bool { return c.Tracing.Enabled },
 			"this version sends no spans",
-		},
-		{
-			"listen-client-urls", func(c *Config) bool { return plainAndSecure(c) },
-			"this version does not serve http and https on one address",
 		},
 	}
 }
@@ -39,17 +31,4 @@ func (c *Config) NotYet() []string {
 		}
 	}
 	return texts
-}
-
-// plainAndSecure says whether one address is to be served in both ways.
-func plainAndSecure(c *Config) bool {
-	all := append(c.Listen.Client[:len(c.Listen.Client):len(c.Listen.Client)], c.Listen.ClientHTTP...)
-	for i, u := range all {
-		for _, o := range all[:i] {
-			if u.Scheme != o.Scheme && sameAddress(u, o) {
-				return true
-			}
-		}
-	}
-	return false
 }

@@ -156,6 +156,11 @@ func ownOptions() []*option {
 			bind: func(c *Config) value { return text{&c.sink.configFile} },
 		},
 		{
+			name: "allow-insecure-listen", section: sectionOwn, standard: "false", traits: own,
+			help: "Listen for clients and members in plain text beyond this machine. Not set: it is warned about, and refused when authentication is on.",
+			bind: func(c *Config) value { return boolean{&c.Listen.AllowPlain} },
+		},
+		{
 			name: "value-cache-bytes", section: sectionOwn, standard: "64MiB", traits: own,
 			help: "Memory for the values of the latest revisions (0 means none).",
 			bind: func(c *Config) value { return size{&c.Store.ValueCacheBytes, false} },
@@ -164,6 +169,16 @@ func ownOptions() []*option {
 			name: "flush-interval", section: sectionOwn, standard: "100ms", traits: own,
 			help: "Time that rows may wait before they are written to the store. Nothing acknowledged depends on it: the log has it.",
 			bind: func(c *Config) value { return duration{&c.Store.FlushInterval} },
+		},
+		{
+			name: "max-inflight-requests", section: sectionOwn, standard: "16384", values: "1 to 1000000", traits: own,
+			help: "Number of requests that run at once, of all clients together; more are refused (ResourceExhausted). Big ranges may take a quarter, writes and small ranges seven eighths; the rest is for revokes, members, alarms and health.",
+			bind: func(c *Config) value { return number[uint]{&c.Limits.Inflight, 0} },
+		},
+		{
+			name: "watch-stall-timeout", section: sectionOwn, standard: "5m", traits: own,
+			help: "Time after which a watch stream is ended whose client does not read (0 means never). Clients watch again from where they were.",
+			bind: func(c *Config) value { return duration{&c.Watch.StallTimeout} },
 		},
 		{
 			name: "auto-disarm-nospace", section: sectionOwn, standard: "true", traits: own,
@@ -179,6 +194,11 @@ func ownOptions() []*option {
 			name: "auto-defrag-free-bytes", section: sectionOwn, standard: "256MiB", traits: own,
 			help: "And at least so much is free.",
 			bind: func(c *Config) value { return size{&c.Store.DefragFreeBytes, false} },
+		},
+		{
+			name: "auto-defrag-interval", section: sectionOwn, standard: "1m", traits: own,
+			help: "Time between two looks at whether to defragment; the same on all members. A member that has defragmented rests for half an hour at least.",
+			bind: func(c *Config) value { return duration{&c.Store.DefragInterval} },
 		},
 		{
 			name: "version", section: sectionOwn, standard: "false", traits: outside,

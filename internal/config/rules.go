@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"kvd/internal/credential"
 )
 
 // The bounds of options that kvd or etcd refuses to go beyond.
@@ -27,7 +29,7 @@ type rule struct {
 
 // rule checks all rules whose options are known.
 func (l *loader) rule() {
-	for _, part := range [][]rule{logRules(), urlRules(), clusterRules(), raftRules(), tlsRules(), otherRules()} {
+	for _, part := range [][]rule{logRules(), urlRules(), clusterRules(), raftRules(), tlsRules(), otherRules(), spaceRules()} {
 		for _, r := range part {
 			if slices.ContainsFunc(r.options, func(name string) bool { return l.bad[name] }) {
 				continue
@@ -222,11 +224,10 @@ func otherRules() []rule {
 			return "", ""
 		}},
 		{[]string{"auth-token"}, func(c *Config) (string, string) {
-			kind, _, _ := strings.Cut(c.Auth.Token, ",")
-			if kind == "simple" || kind == "jwt" || kind == "" { // none at all is one, too
-				return "", ""
+			if _, err := credential.ParseSpec(c.Auth.Token); err != nil { // none at all is a kind, too
+				return err.Error(), "want simple, or jwt with its options: jwt,sign-method=RS256,pub-key=…,priv-key=…,ttl=5m"
 			}
-			return fmt.Sprintf("auth: invalid auth options: unknown kind of token %q", kind), "want simple or jwt"
+			return "", ""
 		}},
 		{[]string{"corrupt-check-time"}, notNegative(func(c *Config) time.Duration { return c.Checks.CorruptInterval })},
 		{[]string{"downgrade-check-time"}, notNegative(func(c *Config) time.Duration { return c.Checks.DowngradeInterval })},

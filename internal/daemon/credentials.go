@@ -84,7 +84,7 @@ func (s *side) listens() *listen.Credentials {
 // reload reads the files of a configuration. Those that the member made itself
 // stay where they are.
 func (s *side) reload(ctx context.Context, c config.Certificates) {
-	if s == nil {
+	if s == nil || files(c) == (listen.Files{}) && !s.own {
 		return
 	}
 	f := files(c)
@@ -123,12 +123,13 @@ func (s *side) warn(ctx context.Context, now time.Time) {
 	}
 }
 
-// expiring is what expires soon, or has expired. A list of revoked certificates
-// is renewed more often than that: it is told of when it is late.
+// expiring is what expires soon, or has expired: within 30 days, or in the last
+// third of its life if that is less, as short-lived certificates would be warned
+// of for ever. A list of revoked certificates is told of when it is late.
 func (s *side) expiring(now time.Time) []listen.Expiry {
 	var soon []listen.Expiry
 	for _, e := range s.Expiries() {
-		notice := expiryNotice
+		notice := min(expiryNotice, e.Life/3)
 		if e.What == "CRL" {
 			notice = 0
 		}

@@ -22,6 +22,7 @@ import (
 	"kvd/internal/api"
 	"kvd/internal/bootstrap"
 	"kvd/internal/config"
+	"kvd/internal/credential"
 	"kvd/internal/gateway"
 	"kvd/internal/member"
 	"kvd/internal/mvcc"
@@ -67,6 +68,7 @@ type running struct {
 	ports     ports
 	clients   *side // nil: no port for clients asks for TLS
 	peers     *side
+	exposure  exposure
 	web       *gateway.Gateway
 	opened    *bootstrap.Member
 	replica   *replica.Replica
@@ -77,7 +79,9 @@ type running struct {
 	gone      chan struct{} // this member has applied its own removal; of one
 	joined    bool          // it was ready once
 
-	services *api.API // made before live is set
+	passwords *credential.Passwords
+	tokens    api.Tokens
+	services  *api.API // made before live is set
 
 	live  atomic.Pointer[replica.Replica] // replica, for any goroutine; nil until it is made
 	phase atomic.Value                    // string: the last status; for any goroutine
@@ -110,14 +114,21 @@ func Run(ctx context.Context, in Inputs) error {
 	if err := possible(in.Config); err != nil {
 		return err
 	}
+	if err := m.newCredentials(); err != nil {
+		return err
+	}
 	if err := m.listen(ctx); err != nil {
 		return err
 	}
 	defer m.ports.close()
+	m.warnExposed(ctx)
 	m.web = m.newGateway()
 	m.serveMetrics()
 	if err := m.open(ctx); err != nil {
 		return m.retreat(ctx, err)
+	}
+	if err := m.refuseExposed(); err != nil {
+		return m.retreat(ctx, errors.Join(err, m.opened.Close()))
 	}
 	if err := m.assemble(); err != nil {
 		return m.retreat(ctx, errors.Join(err, m.opened.Close()))
@@ -126,6 +137,10 @@ func Run(ctx context.Context, in Inputs) error {
 		return m.retreat(ctx, errors.Join(err, m.opened.Close()))
 	}
 	err := m.serve(ctx)
+	var refused *ConfigError
+	if errors.As(err, &refused) {
+		return errors.Join(err, m.stop(context.WithoutCancel(ctx)))
+	}
 	var removed *RemovedError
 	if errors.As(err, &removed) {
 		m.log.Error("server error", "error", err)
@@ -237,10 +252,14 @@ func (m *running) assemble() (err error) {
 			active := m.transport.ActiveSince(id)
 			return !active.IsZero() && !active.After(since)
 		},
-		Replaced: func() { m.hub.Reset() },
-		Publish:  func(view *mvcc.View, rev int64, events []*mvcc.Event) { m.hub.Publish(view, rev, events) },
-		Logger:   m.log,
-		Metrics:  m.metrics,
+		Replaced: func() {
+			m.tokens.Changed([]state.TokenChange{{}}) // what voided some of them is not known
+			m.hub.Reset()
+		},
+		Tokens:  m.tokens.Changed,
+		Publish: func(view *mvcc.View, rev int64, events []*mvcc.Event) { m.hub.Publish(view, rev, events) },
+		Logger:  m.log,
+		Metrics: m.metrics,
 	})
 	if err != nil {
 		return err
@@ -253,9 +272,7 @@ func (m *running) assemble() (err error) {
 	if m.upkeep, err = m.newUpkeep(m.others()); err != nil {
 		return err
 	}
-	if err := m.register(); err != nil {
-		return err
-	}
+	m.register()
 	m.live.Store(m.replica)
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -149,7 +150,13 @@ func TestMetricsAreServedBeforeTheMemberIsOpen(t *testing.T) {
 		status, _, body := tell(t, web, r)
 		return status, body
 	}
-	waitFor(t, func() bool { _, err := os.Stat(port); return err == nil })
+	waitFor(t, func() bool {
+		conn, err := net.Dial("unix", port)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
 	waitFor(t, func() bool {
 		status, body := readyz()
 		return status == http.StatusServiceUnavailable && strings.Contains(body, "not open yet: opening the database")

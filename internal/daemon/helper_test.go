@@ -131,6 +131,7 @@ type instance struct {
 	log    *records
 	reload chan Reread
 	level  *Logger
+	config *config.Config
 	cancel context.CancelFunc
 	ended  chan struct{}
 	err    error // of Run; readable after ended
@@ -141,6 +142,7 @@ func run(t testing.TB, in Inputs) *instance {
 	d := &instance{log: newRecords(), reload: make(chan Reread, 1), ended: make(chan struct{})}
 	d.level = &Logger{Logger: slog.New(d.log), level: &slog.LevelVar{}}
 	in.Log, in.Reload = d.level, d.reload
+	d.config = in.Config
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel = cancel
 	go func() {

@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/etcd/api/v3/membershippb"
 
 	"kvd/internal/replica"
+	"kvd/internal/sd"
 	"kvd/internal/state"
 )
 
@@ -64,7 +65,7 @@ func insist(ctx context.Context, log *slog.Logger, propose func(context.Context)
 		case errors.Is(err, replica.ErrTooManyRequests): // the log is being replayed
 			patience = firstJoin
 		default:
-			log.Warn("waiting for the cluster to accept this member", "error", err)
+			log.Warn("waiting for the cluster to accept this member", message(sd.MessageWaiting), "error", err)
 		}
 		select {
 		case <-ctx.Done():

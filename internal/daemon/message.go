@@ -1,6 +1,10 @@
 package daemon
 
-import "log/slog"
+import (
+	"log/slog"
+
+	"kvd/internal/sd"
+)
 
 // The events that an operator may want to be told of, by the MESSAGE_ID that
 // the journal finds them by.
@@ -11,10 +15,11 @@ const (
 	messageReloaded = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c04"
 	messageRefused  = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c05"
 	messageCorrupt  = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c06"
+	messageOther    = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c10" // another member is corrupt
 
-	messageLow    = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c20"
-	messageFull   = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c21"
-	messagePlenty = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c22"
+	messageLow    = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c31"
+	messageFull   = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c32"
+	messagePlenty = "6e9a3b0c51f14c0e9d2d1f7f0a5b7c33"
 )
 
 // Those of TLS and of who may listen in.
@@ -26,4 +31,4 @@ const (
 )
 
 // message marks a log record with its MESSAGE_ID.
-func message(id string) slog.Attr { return slog.String("message_id", id) }
+func message(id string) slog.Attr { return sd.Message(id) }

@@ -20,7 +20,6 @@ type facts struct {
 	quota    int64 // bytes
 	cache    int64 // the same
 	gates    []config.GateState
-	auth     uint64 // revision of users and roles; no command of this version changes it
 	families []family
 }
 
@@ -43,31 +42,22 @@ type family struct {
 type show func(value float64, labels ...string)
 
 // register makes the member show its facts.
-func (m *running) register() error {
-	f, err := m.newFacts()
-	if err != nil {
-		return err
-	}
-	m.registry.MustRegister(f)
+func (m *running) register() {
+	m.registry.MustRegister(m.newFacts())
 	registerAbsent(m.registry)
-	return nil
 }
 
 // newFacts reads what does not change while the member runs, of the files and
 // of the configuration.
-func (m *running) newFacts() (*facts, error) {
+func (m *running) newFacts() *facts {
 	f := &facts{
 		replica: m.replica, store: m.opened.Store, id: m.opened.ID,
 		quota: quota(m.config.Store.QuotaBytes), cache: m.config.Store.ValueCacheBytes, gates: m.config.Gates.States(),
 	}
-	var err error
-	if f.auth, err = authRevision(f.store); err != nil {
-		return nil, err
-	}
 	for _, topic := range [][]family{memberFamilies(), keyFamilies(), storeFamilies(), processFamilies()} {
 		f.families = append(f.families, topic...)
 	}
-	return f, nil
+	return f
 }
 
 // Describe implements prometheus.Collector.

@@ -3,9 +3,6 @@ package daemon
 import (
 	"fmt"
 	"runtime"
-
-	"kvd/internal/auth"
-	"kvd/internal/store"
 )
 
 // memberFamilies say who the member is and what it takes part in.
@@ -30,7 +27,7 @@ func memberFamilies() []family {
 			self, _ := r.view.Members.Member(r.id)
 			return int(truth(self.Learner))
 		}),
-		gauge("etcd_debugging_auth_revision", "The revision of users and roles.", func(r *reading) uint64 { return r.auth }),
+		gauge("etcd_debugging_auth_revision", "The revision of users and roles.", func(r *reading) uint64 { return r.view.Users.Revision() }),
 	}
 }
 
@@ -58,19 +55,4 @@ func showAlarms(r *reading, show show) {
 	for _, a := range r.view.Alarms {
 		show(1, a.Member.String(), a.Type.String())
 	}
-}
-
-// authRevision is 1 in a database that never had users, as etcd makes it then.
-func authRevision(s *store.File) (revision uint64, err error) {
-	defer store.Catch(&err)
-	rows, err := s.Read()
-	if err != nil {
-		return 0, err
-	}
-	defer rows.Close()
-	users, err := auth.Load(rows)
-	if err != nil {
-		return 0, err
-	}
-	return max(users.Revision(), 1), nil
 }

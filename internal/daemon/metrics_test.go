@@ -16,7 +16,11 @@ import (
 // metrics is what the member shows, by name with labels.
 func (d *instance) metrics(t *testing.T) map[string]float64 {
 	t.Helper()
-	status, _, text := ask(t, "http://"+d.client(t)+"/metrics")
+	at := d.url(t, "listen-metrics-urls")
+	if at == "" {
+		at = "http://" + d.client(t)
+	}
+	status, _, text := ask(t, at+"/metrics")
 	if status != http.StatusOK {
 		t.Fatalf("%d: %s", status, text)
 	}

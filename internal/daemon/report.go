@@ -73,7 +73,7 @@ func (m *running) standing() string {
 		role = "following " + member.ID(s.Leader).String()
 	}
 	return fmt.Sprintf("%s, term %d, revision %d, database %s", role, s.Term, m.replica.View().Keys.Revision(), m.fullness()) +
-		m.clients.remark(time.Now()) + m.peers.remark(time.Now())
+		m.clients.remark(time.Now()) + m.peers.remark(time.Now()) + m.exposedRemark()
 }
 
 // amount is a number of bytes as a person would write it.

@@ -65,6 +65,9 @@ func (m *running) serve(ctx context.Context) error {
 				return m.reasonOf(err)
 			}
 			if err == nil {
+				if err := m.refuseExposed(); err != nil { // the log had it, or the others
+					return err
+				}
 				m.joined = true
 				m.ready(ctx)
 				reload = m.in.Reload
@@ -72,6 +75,7 @@ func (m *running) serve(ctx context.Context) error {
 				look.Reset(report.interval())
 			}
 		case <-look.C:
+			m.watchExposed(ctx)
 			report.look()
 		case <-watchdog.due:
 			watchdog.beat()
@@ -118,13 +122,13 @@ func (m *running) ready(ctx context.Context) {
 func (m *running) sayTraffic(to listen.Ports, traffic string) {
 	for _, p := range to {
 		address := p.Addr().String()
-		switch {
-		case p.Secure():
-			m.log.Info("serving client traffic securely", "traffic", traffic, "address", address)
-		case p.Addr().Network() == "unix":
+		if p.Plain() && p.Addr().Network() == "unix" {
 			m.log.Info("serving client traffic on a local socket", "traffic", traffic, "address", address)
-		default:
+		} else if p.Plain() {
 			m.log.Warn("serving client traffic insecurely; this is strongly discouraged!", "traffic", traffic, "address", address)
+		}
+		if p.Secure() {
+			m.log.Info("serving client traffic securely", "traffic", traffic, "address", address)
 		}
 	}
 }
@@ -133,6 +137,7 @@ func (m *running) sayTraffic(to listen.Ports, traffic string) {
 func (m *running) newServices() *api.API {
 	return api.New(m.apiOptions(), api.Parts{
 		Member: m.replica, Peers: distant{m}, Hub: m.hub, Store: m.opened.Store,
+		Passwords: m.passwords, Tokens: m.tokens,
 		Cluster: m.opened.Cluster, ID: m.opened.ID, Log: m.log, Registry: m.registry,
 	})
 }
@@ -169,8 +174,10 @@ func (m *running) apiOptions() api.Options {
 		MaxTxnOps:        int(c.Limits.TxnOps),
 		MaxRequestBytes:  int(c.Limits.RequestBytes),
 		MaxStreams:       c.Limits.ConcurrentStreams,
+		MaxInflight:      int(c.Limits.Inflight),
 		QuotaBytes:       c.Store.QuotaBytes,
 		ProgressInterval: c.Watch.ProgressInterval,
+		WatchStall:       orNever(c.Watch.StallTimeout),
 		SlowRequest:      c.Limits.WarnUnary,
 		Election:         c.Raft.ElectionTimeout,
 		Strict:           c.Cluster.StrictReconfig,
@@ -178,8 +185,17 @@ func (m *running) apiOptions() api.Options {
 		KeepAlive:        c.GRPC.KeepAliveInterval,
 		KeepAliveTimeout: c.GRPC.KeepAliveTimeout,
 		Extensive:        c.HTTP.Metrics == "extensive",
+		ClientCertAuth:   c.ClientTLS.ClientCertAuth,
 		RefuseOnDefrag:   c.Gates.On(config.StopGRPCServiceOnDefrag),
 	}
+}
+
+// orNever is what the services take 0 for.
+func orNever(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
 }
 
 // serveMetrics answers on the metrics ports, which say how far a start has come.

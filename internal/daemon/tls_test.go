@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -24,10 +25,12 @@ import (
 
 // authority signs certificates for a test.
 type authority struct {
-	dir  string
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pool *x509.CertPool
+	dir   string
+	cert  *x509.Certificate
+	key   *ecdsa.PrivateKey
+	pool  *x509.CertPool
+	valid time.Duration // how long certificates are; 0: one hour
+	since time.Duration // for how long they have been; 0: one hour
 }
 
 func newAuthority(t *testing.T) *authority {
@@ -44,7 +47,7 @@ func (a *authority) sign(t *testing.T, name string, c *x509.Certificate) (*x509.
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
 	c.SerialNumber, c.Subject = big.NewInt(time.Now().UnixNano()), pkix.Name{CommonName: name}
-	c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	c.NotBefore, c.NotAfter = time.Now().Add(-cmp.Or(a.since, time.Hour)), time.Now().Add(cmp.Or(a.valid, time.Hour))
 	parent, signer := a.cert, a.key
 	if parent == nil {
 		parent, signer = c, key

@@ -27,6 +27,7 @@ func (m *running) newUpkeep(others upkeep.Others) (*upkeep.Upkeep, error) {
 		ManualDisarm:      !c.Store.AutoDisarm,
 		DefragFreePercent: int(c.Store.DefragFreePercent),
 		DefragFreeBytes:   c.Store.DefragFreeBytes,
+		DefragInterval:    c.Store.DefragInterval,
 	}
 	if c.Gates.On(config.CompactHashCheck) {
 		o.CompactHashCheck = c.Checks.CompactHashInterval
@@ -76,7 +77,7 @@ func (m *running) sayCorrupt(alarmed []member.ID) {
 	case was && !mine:
 		m.log.Info("this member is not alarmed as corrupt any more", "local-member-id", m.opened.ID.String())
 	case len(alarmed) > 0 && !mine:
-		m.log.Error("another member's data is corrupt, and the cluster refuses requests", "alarmed-members", alarmed)
+		m.log.Error("another member's data is corrupt, and the cluster refuses requests", message(messageOther), "alarmed-members", alarmed)
 	}
 }
 

@@ -136,6 +136,9 @@ func (t *translator) only(w http.ResponseWriter, r *http.Request, to route) (pro
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, undecodable(err)
 	}
+	if _, socket := w.(*frameWriter); socket {
+		return in, nil // it stays open for the answer
+	}
 	if _, err := io.Copy(io.Discard, body); err != nil {
 		return nil, undecodable(err)
 	}

@@ -236,6 +236,24 @@ func TestASocketIsAStream(t *testing.T) {
 	}
 }
 
+func TestAUnaryCallOverASocketIsAnswered(t *testing.T) {
+	server := httptest.NewServer(translated(t, &services{}))
+	defer server.Close()
+	conn, r, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server.URL, "http")+"/v3/kv/put", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	defer r.Body.Close()
+	conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if err := conn.WriteMessage(websocket.TextMessage, []byte(`{}`)); err != nil {
+		t.Fatal(err)
+	}
+	if _, frame, err := conn.ReadMessage(); err != nil || string(frame) != `{}` {
+		t.Errorf("%q, %v", frame, err)
+	}
+}
+
 func TestAFrameHasABound(t *testing.T) {
 	server := httptest.NewServer(translated(t, &services{}))
 	defer server.Close()

@@ -14,6 +14,7 @@ type Expiry struct {
 	What string // "certificate", "client certificate", "trusted CA" or "CRL"
 	File string
 	At   time.Time
+	Life time.Duration // from the beginning of its validity to At
 }
 
 // Expiries are those of the files in service. A certificate ends with the first
@@ -25,23 +26,27 @@ func (s *set) expires(what, file string, pair *tls.Certificate) {
 	if pair == nil {
 		return
 	}
-	at := pair.Leaf.NotAfter
+	first := pair.Leaf
 	for _, der := range pair.Certificate[1:] {
-		if cert, err := x509.ParseCertificate(der); err == nil && cert.NotAfter.Before(at) {
-			at = cert.NotAfter
+		if cert, err := x509.ParseCertificate(der); err == nil && cert.NotAfter.Before(first.NotAfter) {
+			first = cert
 		}
 	}
-	s.expiries = append(s.expiries, Expiry{what, file, at})
+	s.ends(what, file, first)
 }
 
 func (s *set) trusts(file string, certs []*x509.Certificate) {
-	var at time.Time
+	last := certs[0]
 	for _, cert := range certs {
-		if cert.NotAfter.After(at) {
-			at = cert.NotAfter
+		if cert.NotAfter.After(last.NotAfter) {
+			last = cert
 		}
 	}
-	s.expiries = append(s.expiries, Expiry{"trusted CA", file, at})
+	s.ends("trusted CA", file, last)
+}
+
+func (s *set) ends(what, file string, cert *x509.Certificate) {
+	s.expiries = append(s.expiries, Expiry{what, file, cert.NotAfter, cert.NotAfter.Sub(cert.NotBefore)})
 }
 
 // parseCertificates reads every certificate of a PEM text. As in etcd, what is

@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -120,11 +122,20 @@ func (s *shaking) handshake(ctx context.Context, conn *tls.Conn) error {
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return err
 	}
-	certs := conn.ConnectionState().PeerCertificates
+	state := conn.ConnectionState()
+	if suite := tls.CipherSuiteName(state.CipherSuite); s.end.protocol == Both && state.NegotiatedProtocol == "h2" && !modern(suite) {
+		return fmt.Errorf("the cipher suite %s is not good enough for HTTP/2", suite) // RFC 9113; package http, and so etcd, does the same
+	}
+	certs := state.PeerCertificates
 	if len(certs) == 0 || !s.end.remote {
 		return nil
 	}
 	return checkRemote(ctx, certs[0], conn.RemoteAddr())
+}
+
+// modern says whether HTTP/2 may be spoken with a cipher suite of Go's.
+func modern(suite string) bool {
+	return !strings.HasPrefix(suite, "TLS_RSA_") && !strings.Contains(suite, "_CBC_") && !strings.Contains(suite, "_RC4_")
 }
 
 // reject logs why a connection was refused. One that was closed without a

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"kvd/internal/sd"
 )
 
 // status is whether another member can be reached, as far as the last thing that
@@ -42,7 +44,7 @@ func (s *status) down(doing string, err error) {
 	s.since = time.Time{}
 	s.active.Set(0)
 	s.lost.Inc()
-	s.log.Warn("peer became inactive", "doing", doing, "error", err)
+	s.log.Warn("peer became inactive", sd.Message(sd.MessagePeerDown), "doing", doing, "error", err)
 }
 
 // forget is the end of a member that is not one any more.

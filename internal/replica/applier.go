@@ -33,6 +33,7 @@ type applier struct {
 	claimed  []*waiter
 	changes  []*raftpb.ConfChange // of entries; nil for the others
 	answered []late
+	tokens   []state.TokenChange
 	note     applied
 	swept    []late // compactions that wait for their removals
 	sweeping bool
@@ -145,6 +146,11 @@ func (a *applier) apply() (err error) {
 		return err
 	}
 	a.tell()
+	if len(a.tokens) > 0 {
+		a.r.parts.Tokens(a.tokens)
+		clear(a.tokens)
+		a.tokens = a.tokens[:0]
+	}
 	view := a.publish()
 	if len(a.note.changes) > 0 {
 		a.r.parts.Members(view.Members) // before raft sends anything to who is new
@@ -253,6 +259,7 @@ func (a *applier) collect(i int, out state.Outcome) {
 		a.note.changes = append(a.note.changes, change)
 	}
 	a.note.leases = append(a.note.leases, out.Leases...)
+	a.tokens = append(a.tokens, out.Tokens...)
 	w := a.claimed[i]
 	if w == nil {
 		return

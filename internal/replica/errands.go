@@ -4,6 +4,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"kvd/internal/auth"
 	"kvd/internal/state"
 )
 
@@ -13,6 +14,16 @@ import (
 type errands struct {
 	loop *loop
 	out  []errand
+}
+
+// own is the header of what a member proposes by itself: in the name of root,
+// once names are asked for.
+func (r *Replica) own(id uint64) *pb.RequestHeader {
+	header := &pb.RequestHeader{ID: id}
+	if users := r.view.Load().Users; users.Enabled() {
+		header.Username, header.AuthRevision = auth.Root, users.Revision()
+	}
+	return header
 }
 
 // errand is one on its way.
@@ -30,7 +41,7 @@ func (es *errands) send(request *state.Request, then func(error)) {
 		return
 	}
 	id := l.r.ids.next()
-	request.Header = &pb.RequestHeader{ID: id}
+	request.Header = l.r.own(id)
 	data, err := state.Encode(request, nil)
 	if err != nil {
 		then(err)

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"kvd/internal/sd"
 )
 
 const (
@@ -104,7 +106,7 @@ func (h *health) tick() {
 	if stalled != h.muted {
 		h.muted = stalled
 		if stalled {
-			l.r.log.Error("the disk does not answer; this member does not lead until it does", "waited", limit)
+			l.r.log.Error("the disk does not answer; this member does not lead until it does", sd.Message(sd.MessageDisk), "waited", limit)
 		} else {
 			l.r.log.Info("the disk answers again")
 		}

@@ -259,7 +259,7 @@ func (rn *renewals) revoke() {
 	l := rn.loop
 	for _, id := range rn.deadlines.Expired(l.now, expiryBatch) {
 		request := &state.Request{
-			Header:      &pb.RequestHeader{ID: l.r.ids.next()},
+			Header:      l.r.own(l.r.ids.next()),
 			LeaseRevoke: &pb.LeaseRevokeRequest{ID: int64(id)},
 		}
 		data, err := state.Encode(request, nil)

@@ -278,12 +278,33 @@ const (
 	opVersion
 	opAttributes
 	opDowngrade
+	opAuthenticate
+	opAuthEnable
+	opAuthDisable
+	opAuthStatus
+	opUserAdd
+	opUserDelete
+	opUserPassword
+	opUserGrant
+	opUserGet
+	opUserRevoke
+	opRoleAdd
+	opRoleGrant
+	opRoleGet
+	opRoleRevoke
+	opRoleDelete
+	opUserList
+	opRoleList
 	operations
 )
 
 var operationNames = [operations]string{
 	"unknown", "Put", "Txn", "Range", "DeleteRange", "Compaction", "LeaseGrant", "LeaseRevoke",
 	"LeaseCheckpoint", "Alarm", "ClusterVersionSet", "ClusterMemberAttrSet", "DowngradeInfoSet",
+	"Authenticate", "AuthEnable", "AuthDisable", "AuthStatus",
+	"AuthUserAdd", "AuthUserDelete", "AuthUserChangePassword", "AuthUserGrantRole", "AuthUserGet", "AuthUserRevokeRole",
+	"AuthRoleAdd", "AuthRoleGrantPermission", "AuthRoleGet", "AuthRoleRevokePermission", "AuthRoleDelete",
+	"AuthUserList", "AuthRoleList",
 }
 
 func (o operation) String() string { return operationNames[o] }
@@ -316,6 +337,38 @@ func operationOf(r *state.Request) operation {
 		return opAttributes
 	case r.DowngradeInfoSet != nil:
 		return opDowngrade
+	case r.Authenticate != nil:
+		return opAuthenticate
+	}
+	return authOperationOf(r)
+}
+
+// authOperationOf is operationOf for what manages users and roles.
+func authOperationOf(r *state.Request) operation {
+	for _, o := range [...]struct {
+		is bool
+		as operation
+	}{
+		{r.AuthEnable != nil, opAuthEnable},
+		{r.AuthDisable != nil, opAuthDisable},
+		{r.AuthStatus != nil, opAuthStatus},
+		{r.AuthUserAdd != nil, opUserAdd},
+		{r.AuthUserDelete != nil, opUserDelete},
+		{r.AuthUserChangePassword != nil, opUserPassword},
+		{r.AuthUserGrantRole != nil, opUserGrant},
+		{r.AuthUserGet != nil, opUserGet},
+		{r.AuthUserRevokeRole != nil, opUserRevoke},
+		{r.AuthRoleAdd != nil, opRoleAdd},
+		{r.AuthRoleGrantPermission != nil, opRoleGrant},
+		{r.AuthRoleGet != nil, opRoleGet},
+		{r.AuthRoleRevokePermission != nil, opRoleRevoke},
+		{r.AuthRoleDelete != nil, opRoleDelete},
+		{r.AuthUserList != nil, opUserList},
+		{r.AuthRoleList != nil, opRoleList},
+	} {
+		if o.is {
+			return o.as
+		}
 	}
 	return opUnknown
 }

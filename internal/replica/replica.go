@@ -23,6 +23,7 @@ import (
 
 	"kvd/internal/member"
 	"kvd/internal/mvcc"
+	"kvd/internal/sd"
 	"kvd/internal/state"
 	"kvd/internal/store"
 	"kvd/internal/wal"
@@ -159,6 +160,9 @@ type Parts struct {
 	// Replaced is told that the view has become that of another store: what was
 	// published before is not what leads to it. It must not block. May be nil.
 	Replaced func()
+	// Tokens is told of tokens that entries have made or voided, before a view
+	// shows those entries. It must not block. May be nil.
+	Tokens func([]state.TokenChange)
 	// Publish is told of the changes up to revision rev, in order, after the
 	// view that shows them is the current one. It must not block. May be nil.
 	Publish func(view *mvcc.View, rev int64, events []*mvcc.Event)
@@ -243,6 +247,9 @@ func New(o Options, p Parts) (*Replica, error) {
 	}
 	if p.Replaced == nil {
 		p.Replaced = func() {}
+	}
+	if p.Tokens == nil {
+		p.Tokens = func([]state.TokenChange) {}
 	}
 	if p.Metrics == nil {
 		p.Metrics = NewMetrics(nil)
@@ -369,6 +376,6 @@ func (r *Replica) abandon(stages []stage, ended []chan struct{}) {
 	select {
 	case <-done:
 	case <-time.After(hangGrace):
-		r.log.Error("the disk does not answer; not waiting for it")
+		r.log.Error("the disk does not answer; not waiting for it", sd.Message(sd.MessageDisk))
 	}
 }

@@ -55,6 +55,12 @@ type (
 		Revision int64
 		Alarms   []Alarm
 	}
+	// TokenReply answers an Authenticate.
+	TokenReply struct {
+		Revision     int64
+		Token        string
+		AuthRevision uint64 // of users and roles, when the token was made
+	}
 	// DoneReply answers commands that have nothing to say.
 	DoneReply struct{ Revision int64 }
 )
@@ -255,3 +261,9 @@ func (r *AlarmReply) AppendTo(b []byte, h Header) []byte {
 
 // AppendTo appends a response that is nothing but a header.
 func (r *DoneReply) AppendTo(b []byte, h Header) []byte { return h.appendField(b, r.Revision) }
+
+// AppendTo appends a serialized AuthenticateResponse.
+func (r *TokenReply) AppendTo(b []byte, h Header) []byte {
+	b = h.appendField(b, r.Revision)
+	return appendBytes(b, 2, []byte(r.Token))
+}

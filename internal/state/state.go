@@ -1,5 +1,5 @@
 // Package state is the replicated machine: it runs the commands of the log, in
-// log order, over the keyspace, the leases, the members and the alarms, and
+// log order, over the keyspace, the leases, the users, the members and the alarms, and
 // says what came of each: a reply, events, rows.
 //
 // It is pure: a result depends on the machine and the entry alone, so that
@@ -31,9 +31,6 @@ var (
 	ErrNoSpace = errors.New("database space exceeded")
 	// ErrCorrupt says that a CORRUPT alarm is raised.
 	ErrCorrupt = errors.New("corrupt cluster")
-	// ErrAuthEnabled says that the data carries users and permissions that this
-	// version cannot enforce.
-	ErrAuthEnabled = errors.New("authentication is enabled in this data directory, and this version of kvd does not enforce it")
 )
 
 // UnknownCommandError is an entry that this version cannot run. Going on
@@ -52,6 +49,10 @@ type Options struct {
 	Keys        mvcc.Options
 	MinLeaseTTL int64 // seconds; a shorter lease is granted this; 1
 	MaxLearners int   // 1; negative: none
+	// HashPassword hashes a password that a member before etcd 3.5 left in the
+	// log. Without it such entries are refused. It is the one thing that makes
+	// members differ: as they do in etcd.
+	HashPassword func(string) ([]byte, error)
 }
 
 // Machine is the state after some entry of the log.
@@ -59,6 +60,7 @@ type Machine struct {
 	options Options
 	keys    *mvcc.Keyspace
 	leases  *lease.Book
+	users   *auth.Book
 	members *member.Book
 	alarms  []Alarm // by type, then member; replaced on change, never edited
 	batch   *store.Batch
@@ -86,6 +88,7 @@ type Outcome struct {
 	Events   []*mvcc.Event      // changes of keys, in order
 	Change   *raftpb.ConfChange // for raft; its node is 0 if the change was refused
 	Leases   []LeaseChange      // for whoever keeps the deadlines
+	Tokens   []TokenChange      // for whoever knows the tokens
 	// AfterSweep says that the reply may only be given once the compaction's
 	// removals are complete and on disk.
 	AfterSweep bool
@@ -97,6 +100,10 @@ type LeaseChange struct {
 	Lease lease.Lease
 	Ended bool
 }
+
+// TokenChange tells of a token that a user got; without a token, that those of
+// the user are void; without a user, that all are.
+type TokenChange struct{ User, Token string }
 
 // Load reads a machine from r, which must be one moment of what rows opens
 // later. The key index may be passed in if it has been read already, in
@@ -110,13 +117,10 @@ func Load(r store.Reader, rows mvcc.Rows, o Options, whole ...*mvcc.Whole) (_ *M
 	case n < 0:
 		m.options.MaxLearners = 0
 	}
-	users, err := auth.Load(r)
-	if err != nil {
+	if m.users, err = auth.Load(r); err != nil {
 		return nil, fmt.Errorf("load users: %w", err)
 	}
-	if users.Enabled() {
-		return nil, ErrAuthEnabled
-	}
+	m.users.Begin(m.batch)
 	if m.members, err = member.Load(r); err != nil {
 		return nil, fmt.Errorf("load members: %w", err)
 	}
@@ -192,6 +196,9 @@ func (m *Machine) Apply(e Entry) Outcome {
 	if err := m.admit(e.Request); err != nil {
 		return Outcome{Err: err}
 	}
+	if err := m.permit(e.Request); err != nil {
+		return Outcome{Err: err}
+	}
 	return m.run(e)
 }
 
@@ -224,9 +231,12 @@ func (m *Machine) run(e Entry) Outcome {
 		return m.setDowngrade(r.DowngradeInfoSet)
 	case r.DowngradeVersionTest != nil:
 		return Outcome{Reply: m.done()}
-	case r.AuthStatus != nil, r.AuthUserGet != nil, r.AuthRoleGet != nil, r.AuthUserList != nil, r.AuthRoleList != nil:
-		return Outcome{Reply: m.done()} // reads; they change nothing, and nobody here asked
+	case r.Authenticate != nil:
+		return m.authenticate(e.Index, r.Authenticate)
 	default:
+		if out, known := m.manage(r); known {
+			return out
+		}
 		return Outcome{Fatal: &UnknownCommandError{e.Index, "it holds a command that this version does not know"}}
 	}
 }

@@ -3,6 +3,7 @@ package state
 import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"kvd/internal/auth"
 	"kvd/internal/lease"
 	"kvd/internal/member"
 	"kvd/internal/mvcc"
@@ -13,6 +14,7 @@ import (
 type View struct {
 	Keys          *mvcc.View
 	Leases        lease.View
+	Users         *auth.View
 	Members       member.View
 	Alarms        []Alarm // by type, then member; read-only
 	Applied, Term uint64  // the last entry applied
@@ -30,6 +32,7 @@ func (m *Machine) View() *View {
 	return &View{
 		Keys:    m.keys.View(),
 		Leases:  m.leases.View(),
+		Users:   m.users.View(),
 		Members: m.members.View(),
 		Alarms:  m.alarms,
 		Applied: m.applied,

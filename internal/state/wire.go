@@ -3,6 +3,7 @@ package state
 import (
 	"encoding/binary"
 	"fmt"
+	"unicode/utf8"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -351,10 +352,12 @@ func headerFields(h *pb.RequestHeader, f field) bool {
 	switch {
 	case f.num == 1 && f.varint:
 		h.ID = f.v
+	case f.num == 2 && !f.varint && utf8.Valid(f.bytes):
+		h.Username = string(f.bytes)
 	case f.num == 3 && f.varint:
 		h.AuthRevision = f.v
 	default:
-		return false // a name: package proto checks that it is UTF-8
+		return false
 	}
 	return true
 }

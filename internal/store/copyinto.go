@@ -65,5 +65,5 @@ func (f *File) copyInto(ctx context.Context, path string, a Alter) (err error) {
 	if err := to.Commit(a.Stamp, rows); err != nil {
 		return err
 	}
-	return errors.Join(to.live.db.Sync(), syncDir(filepath.Dir(path)))
+	return errors.Join(to.live.trim(), syncDir(filepath.Dir(path)))
 }

@@ -80,6 +80,11 @@ func (f *File) rewrite(ctx context.Context) (fresh *handle, err error) {
 	if err := f.fill(ctx, fresh, from, f.options.OnRewrite); err != nil {
 		return nil, errors.Join(err, fresh.release(), os.Remove(name))
 	}
+	if f.options.Trim {
+		if err := fresh.trim(); err != nil {
+			return nil, errors.Join(err, fresh.release(), os.Remove(name))
+		}
+	}
 	if err := os.Rename(name, f.path); err != nil {
 		return nil, errors.Join(err, fresh.release(), os.Remove(name))
 	}

@@ -217,7 +217,10 @@ func (f *File) measure(h *handle) error {
 	if err := tx.Rollback(); err != nil {
 		return err
 	}
-	free := int64(h.db.Stats().FreePageN) * int64(h.db.Info().PageSize)
+	// What the last commits have freed is pending until the next one begins,
+	// which in a quiet cluster may be a while: it is free all the same.
+	stats := h.db.Stats()
+	free := int64(stats.FreePageN+stats.PendingPageN) * int64(h.db.Info().PageSize)
 	f.size.Store(size)
 	f.inUse.Store(size - free)
 	return nil

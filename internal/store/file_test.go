@@ -162,13 +162,12 @@ func TestSizesAreThoseOfBbolt(t *testing.T) {
 	for i := range 15_000 {
 		b.Delete(Key, revision(i))
 	}
-	for range 2 { // pages freed by one commit are free after the next
-		if err := f.Commit(Stamp{Index: 1}, &b); err != nil {
-			t.Fatal(err)
-		}
+	if err := f.Commit(Stamp{Index: 1}, &b); err != nil {
+		t.Fatal(err)
 	}
 	db := f.live.db
-	free := db.Stats().FreePageN
+	stats := db.Stats()
+	free := stats.FreePageN + stats.PendingPageN // what was freed counts at once
 	if free < 100 || f.InUse() != f.Size()-int64(free*db.Info().PageSize) {
 		t.Errorf("size %d, in use %d, %d free pages", f.Size(), f.InUse(), free)
 	}

@@ -32,6 +32,17 @@ func (h *handle) release() error {
 	return h.db.Close()
 }
 
+// trim cuts off what lies behind the last page in use. A commit that needs more
+// extends the file again.
+func (h *handle) trim() error {
+	tx, err := h.db.Begin(false)
+	if err != nil {
+		return err
+	}
+	size := tx.Size()
+	return errors.Join(tx.Rollback(), h.file.Truncate(size), h.file.Sync())
+}
+
 // acquire returns the live handle with a user more. The lock keeps the handle
 // from being closed between the two.
 func (f *File) acquire() (*handle, error) {

@@ -16,6 +16,10 @@ type Options struct {
 	ReadOnly         bool          // share the file with other readers; it must exist
 	Resident         bool          // lock the file's pages in memory, so that no read waits for the disk
 
+	// Trim cuts the room for growth off a file that was written anew: nobody is
+	// going to write to it soon.
+	Trim bool
+
 	// OnCommit, if set, is told after each commit what it took.
 	OnCommit func(CommitTimes)
 	// OnDefragment, if set, is told after each defragmentation that went well.

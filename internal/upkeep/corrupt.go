@@ -8,6 +8,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"kvd/internal/member"
+	"kvd/internal/sd"
 	"kvd/internal/state"
 )
 
@@ -182,7 +183,8 @@ func (u *Upkeep) sayMismatch(text string, own Hash, answers []answer, ruling ver
 	log := u.log.With("leader-id", u.id.String(), "revision", own.At, "compact-revision", own.Compacted,
 		"leader-hash", own.Hash, "quorum-exist", ruling.decided)
 	if !ruling.decided {
-		log.Error("members disagree about the data and no majority says which are right; the alarm is raised for the whole cluster (member 0)")
+		log.Error("members disagree about the data and no majority says which are right; the alarm is raised for the whole cluster (member 0)",
+			sd.Message(sd.MessageDisagree))
 	}
 	for _, a := range answers {
 		if a.err == nil && a.hash.Compacted == own.Compacted {

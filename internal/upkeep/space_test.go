@@ -204,12 +204,13 @@ func TestMembersDefragmentOneAfterTheOtherAndTheLeaderLast(t *testing.T) {
 			c, f := newCluster(t, 5), newFiles(t)
 			c.setVersion("3.7.0")
 			c.elect(member.ID(seed + 1))
-			f.set(Space{Used: 1000, Free: 3000, Size: 4000}, 1, 2, 3, 4)
-			f.set(Space{Used: 3000, Free: 1000, Size: 4000}, 5) // has no need
+			f.set(Space{Used: 3000, Free: 1000, Size: 4000}, 1, 2, 3, 4, 5) // no need
 			for _, id := range ids(1, 2, 3, 4, 5) {
 				defer run(t, c.upkeep(id, tidy, f.of(id)))()
 				sleep(7 * time.Second) // they were not started at once
 			}
+			sleep(5 * time.Minute)
+			f.set(Space{Used: 1000, Free: 3000, Size: 4000}, 1, 2, 3, 4)
 			sleep(15 * time.Minute)
 			got := f.worked()
 			if last := member.ID(seed + 1); last != 5 && (len(got) != 4 || got[3] != last) {

@@ -34,18 +34,18 @@ var errTurnOver = errors.New("the turn is over")
 
 // tidying defragments the database when too much of the file is free.
 func (u *Upkeep) tidying(ctx context.Context) {
-	idle := 0 // looks in a row that found nobody at work
+	idle := 0 // looks in a row that found it worth while, and nobody at work
 	noted := said{}
 	wait := u.o.DefragInterval
 	for pause(ctx, wait) {
 		wait = u.o.DefragInterval
 		v := u.member.View()
-		if _, busy := v.Leases.Lease(Turn); busy {
+		if _, busy := v.Leases.Lease(Turn); busy || !u.untidy(v) {
 			idle = 0
 			continue
 		}
 		idle++
-		if !u.untidy(v) || u.leading() != 0 && !u.alone(v) && idle <= leaderLooks {
+		if u.leading() != 0 && !u.alone(v) && idle <= leaderLooks {
 			continue
 		}
 		began := time.Now()

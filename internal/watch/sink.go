@@ -90,6 +90,7 @@ func (s *Sink) Take() *Message {
 	s.queue[s.head] = nil
 	s.head++
 	s.bytes -= m.Bytes
+	s.hub.held.Add(-int64(m.Bytes))
 	if m.Watcher != nil {
 		m.Watcher.waits--
 		if m.Watcher.open == m {
@@ -157,6 +158,7 @@ func (s *Sink) Close() {
 	for _, m := range s.queue[s.head:] {
 		h.metrics.took(m)
 	}
+	h.held.Add(-int64(s.bytes))
 	s.queue, s.head, s.parked, s.bytes = nil, 0, nil, 0
 }
 
@@ -205,7 +207,7 @@ func (s *Sink) appendLocked(m *Message) {
 func (s *Sink) offer(w *Watcher, b *batch) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.parked) > 0 || s.bytes > 0 && s.bytes+len(b.bytes) > s.limit {
+	if len(s.parked) > 0 || s.bytes > 0 && s.bytes+len(b.bytes) > s.limit || s.crowdedLocked() {
 		return false
 	}
 	s.gatherLocked(w, b, b.last)
@@ -237,14 +239,21 @@ func (s *Sink) gatherLocked(w *Watcher, b *batch, at int64) {
 	m.revisions += b.revisions
 	m.Revision = max(m.Revision, at)
 	s.bytes += len(b.bytes)
+	h.held.Add(int64(len(b.bytes)))
 	h.metrics.pending.Add(float64(b.count))
+}
+
+// crowdedLocked reports whether all sinks together hold so much that this one
+// gets no more before something is taken from it.
+func (s *Sink) crowdedLocked() bool {
+	return s.bytes > shareBytes && s.hub.held.Load() > int64(s.hub.o.TotalBytes)
 }
 
 // park keeps a lagging watcher until there is room; false means that there is.
 func (s *Sink) park(w *Watcher) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || s.bytes <= s.limit/2 {
+	if s.closed || s.bytes <= s.limit/2 && !s.crowdedLocked() {
 		return false
 	}
 	s.parked = append(s.parked, w)

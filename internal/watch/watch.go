@@ -27,6 +27,7 @@ type Options struct {
 	QueueEvents      int // published events that may wait for the hub before all live cursors lag; 65536
 	QueueBytes       int // the same by their size; 64 MiB
 	SinkBytes        int // events waiting in one sink before its watchers lag; 4 MiB
+	TotalBytes       int // the same in all sinks together, but for a small part of each; 256 MiB
 	MessageRevisions int // revisions joined in one message; 1000
 	MessageBytes     int // past this a message takes no further revision; 1 MiB
 	Workers          int // lagging cursors that are read for at once; 4
@@ -48,6 +49,7 @@ func (o Options) complete() Options {
 	set(&o.QueueEvents, 1<<16)
 	set(&o.QueueBytes, 64<<20)
 	set(&o.SinkBytes, 4<<20)
+	set(&o.TotalBytes, 256<<20)
 	set(&o.MessageRevisions, 1000)
 	set(&o.MessageBytes, 1<<20)
 	set(&o.Workers, 4)
@@ -62,6 +64,9 @@ func (o Options) complete() Options {
 
 // shortestRest is worth a timer.
 const shortestRest = 500 * time.Microsecond
+
+// shareBytes may wait in a sink however much waits in others.
+const shareBytes = 64 << 10
 
 // Hub knows every watcher of this member.
 type Hub struct {
@@ -81,6 +86,7 @@ type Hub struct {
 	closed  bool
 
 	behind atomic.Int64 // lagging cursors, for the metric
+	held   atomic.Int64 // bytes of events that wait in sinks
 	inbox  inbox
 	hurry  chan struct{} // somebody waits for offered to grow
 	touch  []*class      // scratch of offer: the classes a portion concerns

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -360,5 +361,50 @@ func TestTheHubRestsSoThatEventsGather(t *testing.T) {
 	}
 	if m := k.expect(s, Progress, nil); m.Revision != 4 {
 		t.Errorf("progress at %d, want 4", m.Revision)
+	}
+}
+
+// However many streams nobody reads, what waits for all of them is bounded, and
+// each that is read after all gets everything.
+func TestManySlowReadersHoldNoMoreThanTheirShare(t *testing.T) {
+	const total = 1 << 20
+	k := newKeyspace(t, Options{TotalBytes: total, MessageBytes: 32 << 10})
+	k.run()
+	var sinks []*Sink
+	var watchers []*Watcher
+	const streams, n = 20, 100
+	for range streams {
+		s := k.hub.Sink()
+		sinks = append(sinks, s)
+		watchers = append(watchers, k.watch(s, Spec{Span: prefix("a")}))
+	}
+	value := strings.Repeat("v", 10<<10)
+	for range n {
+		k.put("a", value)
+	}
+	k.settle()
+	if held, most := k.hub.held.Load(), int64(total+streams*(shareBytes+64<<10)); held > most {
+		t.Errorf("%d bytes wait, at most %d may", held, most)
+	}
+	for i, s := range sinks {
+		for next := int64(2); next != n+2; {
+			m := k.next(s)
+			if m.Kind != Events {
+				continue
+			}
+			if m.Watcher != watchers[i] {
+				t.Fatal("a message for another watcher")
+			}
+			for _, e := range k.decode(m) {
+				if e.Kv.ModRevision != next {
+					t.Fatalf("stream %d: revision %d where %d is due", i, e.Kv.ModRevision, next)
+				}
+				next++
+			}
+		}
+	}
+	k.settle()
+	if held := k.hub.held.Load(); held != 0 {
+		t.Errorf("%d bytes are thought to wait in empty sinks", held)
 	}
 }

@@ -113,7 +113,9 @@ func (s *membership) begin(t *testing.T, size int) {
 			}
 		}
 	})
-	s.cluster = oracle.StartCluster(t, []oracle.Binary{s.server}, oracle.ClusterOptions{Size: size})
+	s.cluster = oracle.StartCluster(t, []oracle.Binary{s.server}, oracle.ClusterOptions{
+		Size: size, Member: func(_ int, o *oracle.Options) { o.Env = asEtcd },
+	})
 	s.clients = map[*oracle.Member]*clientv3.Client{}
 	s.ids, s.spare = map[string]uint64{}, map[string]string{}
 	for _, word := range []string{"$peer4", "$peer5", "$peer6", "$peer7", "$client4", "$client5"} {

@@ -33,6 +33,10 @@ func (s *side) normal(a answer) answer {
 		for _, member := range m.Members {
 			s.memberOf(member)
 		}
+	case *pb.AlarmResponse: // in map order, too
+		slices.SortFunc(m.Alarms, func(a, b *pb.AlarmMember) int {
+			return cmp.Or(cmp.Compare(a.Alarm, b.Alarm), cmp.Compare(a.MemberID, b.MemberID))
+		})
 	case *pb.LeaseTimeToLiveResponse:
 		slices.SortFunc(m.Keys, bytes.Compare) // etcd lists them in map order
 	case *pb.HashResponse:
@@ -72,6 +76,7 @@ func (s *side) status(m *pb.StatusResponse) {
 	for i, text := range m.Errors {
 		m.Errors[i] = oneLine(text) // protobuf's text form varies its spaces
 	}
+	slices.Sort(m.Errors)
 }
 
 func (s *side) memberOf(m *pb.Member) {

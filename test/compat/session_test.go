@@ -45,18 +45,22 @@ func newSession(t testing.TB, judge, judged oracle.Binary, flags []string) *sess
 }
 
 // pairOf starts one server of each program, with the same flags.
+// The judge knows nothing of kvd's variables.
 func pairOf(t testing.TB, judge, judged oracle.Binary, flags []string) (m, n *oracle.Member) {
 	t.Helper()
 	var fault [2]error
 	var both sync.WaitGroup
-	both.Go(func() { m, fault[0] = oracle.TryStart(t, judge, oracle.Options{Args: flags}) })
-	both.Go(func() { n, fault[1] = oracle.TryStart(t, judged, oracle.Options{Args: flags}) })
+	both.Go(func() { m, fault[0] = oracle.TryStart(t, judge, oracle.Options{Args: flags, Env: asEtcd}) })
+	both.Go(func() { n, fault[1] = oracle.TryStart(t, judged, oracle.Options{Args: flags, Env: asEtcd}) })
 	both.Wait()
 	if err := errors.Join(fault[:]...); err != nil {
 		t.Fatal(err)
 	}
 	return m, n
 }
+
+// asEtcd has kvd leave alone what etcd leaves alone.
+var asEtcd = []string{"KVD_AUTO_DISARM_NOSPACE=false"}
 
 // watchAll opens the watcher of everything on both servers.
 func (s *session) watchAll(from int64) error {

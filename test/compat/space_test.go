@@ -1,0 +1,220 @@
+package compat
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"kvd/test/oracle"
+)
+
+func putOp(key string) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(key), Value: []byte("v")}}}
+}
+
+func rangeOp(key string) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte(key)}}}
+}
+
+func deleteOp(key string) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte(key)}}}
+}
+
+func txnOp(t *pb.TxnRequest) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: t}}
+}
+
+func txn(then, otherwise []*pb.RequestOp) op {
+	return kv("Txn", &pb.TxnRequest{Success: then, Failure: otherwise})
+}
+
+func setAlarm(action pb.AlarmRequest_AlarmAction, kind pb.AlarmType, member uint64) op {
+	return maintenance("Alarm", &pb.AlarmRequest{Action: action, Alarm: kind, MemberID: member})
+}
+
+// Whatever alarms are raised, both servers refuse the same requests, with the
+// same words and in the same order of what is looked at.
+func TestAlarmsRefuseWhatEtcdRefuses(t *testing.T) {
+	t.Parallel()
+	s := sessionOf(t)
+	ops := func(round int) []op {
+		key := fmt.Sprintf("k%d", round)
+		id := int64(100 + round)
+		return []op{
+			setAlarm(pb.AlarmRequest_GET, pb.AlarmType_NONE, 0),
+			setAlarm(pb.AlarmRequest_GET, pb.AlarmType_NOSPACE, 0),
+			setAlarm(pb.AlarmRequest_GET, pb.AlarmType_CORRUPT, 0),
+			put(key, "v"),
+			put("", "refused for its key, or for the alarm"),
+			kv("Put", &pb.PutRequest{Key: []byte(key), Lease: 4711}),
+			txn([]*pb.RequestOp{putOp(key)}, nil),
+			txn(nil, []*pb.RequestOp{putOp(key)}),
+			txn([]*pb.RequestOp{deleteOp(key)}, nil),
+			txn([]*pb.RequestOp{rangeOp(key)}, nil),
+			txn([]*pb.RequestOp{rangeOp(key), deleteOp("other")}, nil),
+			txn([]*pb.RequestOp{txnOp(&pb.TxnRequest{Failure: []*pb.RequestOp{putOp(key)}})}, nil),
+			txn([]*pb.RequestOp{txnOp(&pb.TxnRequest{Failure: []*pb.RequestOp{deleteOp(key)}})}, nil),
+			txn(nil, nil),
+			lease("LeaseGrant", &pb.LeaseGrantRequest{ID: id, TTL: 1000}),
+			lease("LeaseGrant", &pb.LeaseGrantRequest{ID: id, TTL: 1 << 60}),
+			{method: methodKeepAlive, req: &pb.LeaseKeepAliveRequest{ID: 1}},
+			{method: methodKeepAlive, req: &pb.LeaseKeepAliveRequest{ID: id}},
+			lease("LeaseTimeToLive", &pb.LeaseTimeToLiveRequest{ID: 2, Keys: true}),
+			lease("LeaseLeases", &pb.LeaseLeasesRequest{}),
+			lease("LeaseRevoke", &pb.LeaseRevokeRequest{ID: int64(10 + round)}),
+			kv("Range", everything()),
+			kv("DeleteRange", &pb.DeleteRangeRequest{Key: fmt.Appendf(nil, "seed%d", round), PrevKv: true}),
+			kv("Compact", &pb.CompactionRequest{Revision: int64(3 + round)}),
+			maintenance("Status", &pb.StatusRequest{}),
+			maintenance("Defragment", &pb.DefragmentRequest{}),
+			maintenance("HashKV", &pb.HashKVRequest{}),
+			cluster("MemberList", &pb.MemberListRequest{Linearizable: true}),
+		}
+	}
+	for i := range 8 {
+		s.play(put(fmt.Sprintf("seed%d", i), "v"), lease("LeaseGrant", &pb.LeaseGrantRequest{ID: int64(10 + i), TTL: 1000}))
+	}
+	s.play(lease("LeaseGrant", &pb.LeaseGrantRequest{ID: 1, TTL: 1000}), lease("LeaseGrant", &pb.LeaseGrantRequest{ID: 2, TTL: 1000}))
+	const on, off = pb.AlarmRequest_ACTIVATE, pb.AlarmRequest_DEACTIVATE
+	for round, change := range []op{
+		setAlarm(on, pb.AlarmType_NOSPACE, 77),
+		setAlarm(on, pb.AlarmType_NOSPACE, 0),
+		setAlarm(off, pb.AlarmType_NOSPACE, 77),
+		setAlarm(on, pb.AlarmType_CORRUPT, 77),
+		setAlarm(off, pb.AlarmType_NOSPACE, 0),
+		setAlarm(off, pb.AlarmType_CORRUPT, 78), // nobody's
+		setAlarm(off, pb.AlarmType_CORRUPT, 77),
+	} {
+		s.play(change)
+		s.play(ops(round)...)
+	}
+}
+
+// value reads a metric of a member.
+func metric(t testing.TB, m *oracle.Member, name string) float64 {
+	t.Helper()
+	_, text, err := m.Get(context.Background(), "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(name) + ` (\S+)$`).FindStringSubmatch(text)
+	if found == nil {
+		t.Fatalf("%s shows no %s", m.Name, name)
+	}
+	v, err := strconv.ParseFloat(found[1], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// comesToBe waits for what takes members a while.
+func comesToBe(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	eventually(t, is, func() string { return what })
+}
+
+// fill puts until there is no space.
+func fill(t testing.TB, c *clientv3.Client) (revision int64) {
+	t.Helper()
+	for i := range 500 {
+		r, err := c.Put(t.Context(), "fill", strings.Repeat("x", 100<<10))
+		if err != nil {
+			if !strings.Contains(err.Error(), "database space exceeded") {
+				t.Fatal(err)
+			}
+			return revision
+		}
+		revision = r.Header.Revision
+		_ = i
+	}
+	t.Fatal("it takes 50 MB")
+	return 0
+}
+
+// What was compacted away is space again, without a defragmentation; the alarm
+// goes by itself, and is in the log for all members.
+func TestAFullClusterServesAgainWhenThereIsSpace(t *testing.T) {
+	t.Parallel()
+	c := oracle.StartCluster(t, []oracle.Binary{target(t)}, oracle.ClusterOptions{Args: []string{"--quota-backend-bytes=4000000"}})
+	client := c.Client(t, 0)
+	last := fill(t, client)
+	if alarms, err := client.AlarmList(t.Context()); err != nil || len(alarms.Alarms) == 0 {
+		t.Fatalf("alarms are %v, %v", alarms, err)
+	}
+	for i, m := range c.Members { // the others refuse, too
+		if _, err := c.Client(t, i).Put(t.Context(), "a", "b"); err == nil {
+			t.Errorf("%s takes a put", m.Name)
+		}
+	}
+	if _, err := client.Compact(t.Context(), last); err != nil {
+		t.Fatal(err)
+	}
+	comesToBe(t, "the alarms go", func() bool {
+		alarms, err := client.AlarmList(t.Context())
+		return err == nil && len(alarms.Alarms) == 0
+	})
+	for i, m := range c.Members {
+		if _, err := c.Client(t, i).Put(t.Context(), "a", "b"); err != nil {
+			t.Errorf("%s: %v", m.Name, err)
+		}
+	}
+	sum := 0.0
+	for _, m := range c.Members {
+		sum += metric(t, m, "kvd_nospace_disarmed_total")
+	}
+	if sum < 1 {
+		t.Errorf("%v alarms were lowered by members", sum)
+	}
+	if s := metric(t, c.Members[0], "etcd_mvcc_db_total_size_in_bytes"); s < 3e6 {
+		t.Errorf("the file has %v bytes: it was defragmented", s)
+	}
+}
+
+func TestMembersDefragmentThemselvesOneByOne(t *testing.T) {
+	t.Parallel()
+	c := oracle.StartCluster(t, []oracle.Binary{target(t)}, oracle.ClusterOptions{
+		Args: []string{"--auto-defrag-interval=300ms", "--auto-defrag-free-percent=60", "--auto-defrag-free-bytes=4MiB"},
+	})
+	client := c.Client(t, 0)
+	var last int64
+	for range 100 {
+		r, err := client.Put(t.Context(), "fill", strings.Repeat("x", 100<<10))
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = r.Header.Revision
+	}
+	leader := c.Leader()
+	if _, err := client.Compact(t.Context(), last); err != nil {
+		t.Fatal(err)
+	}
+	comesToBe(t, "all members defragment", func() bool {
+		return !slices.ContainsFunc(c.Members, func(m *oracle.Member) bool {
+			return metric(t, m, `kvd_auto_defragmentations_total{result="done"}`) == 0
+		})
+	})
+	for _, m := range c.Members {
+		if s := metric(t, m, "etcd_mvcc_db_total_size_in_bytes"); s > 4e6 {
+			t.Errorf("%s: the file has %v bytes", m.Name, s)
+		}
+		at := metric(t, m, "kvd_auto_defragmentation_last_timestamp_seconds")
+		if mine := metric(t, leader, "kvd_auto_defragmentation_last_timestamp_seconds"); mine < at && c.Leader() == leader {
+			t.Errorf("the leader was not last, but %s", m.Name)
+		}
+	}
+	comesToBe(t, "the last turn is given back", func() bool {
+		leases, err := client.Leases(t.Context())
+		return err == nil && len(leases.Leases) == 0
+	})
+	if r, err := client.Get(t.Context(), "fill"); err != nil || r.Count != 1 || r.Header.Revision != last {
+		t.Errorf("revision %d, %d keys, %v", r.Header.Revision, r.Count, err)
+	}
+}
