@@ -139,6 +139,12 @@ package: ## deb and rpm of each of ARCHES (amd64 arm64) into DIST (dist); VERSIO
 		ARCH=$$arch DIST=$(DIST) $(GO) tool -modfile=tools/nfpm/go.mod nfpm package --config $(DIST)/made/nfpm.yaml --packager $$kind --target $(DIST)/; \
 	done; done
 
+.PHONY: test-system
+test-system: ## install the packages on booted Debians and use them there; needs root, debootstrap, systemd-nspawn
+	$(MAKE) package ARCHES=$(ARCH) DIST=$(DIST)/previous VERSION=0.0.1
+	$(MAKE) package ARCHES=$(ARCH) DIST=$(DIST)/system
+	cd test && KVD_TEST_PACKAGES=$(abspath $(DIST)) $(GO) test -count=1 -timeout 20m ./system
+
 .PHONY: bench
 bench: build ## measure kvd and etcd side by side; see test/bench
 	cd test && $(GO) build -o .cache/bin/etcd-for-bench go.etcd.io/etcd/server/v3 && \

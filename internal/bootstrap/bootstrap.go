@@ -201,6 +201,7 @@ func Open(ctx context.Context, o Options) (_ *Member, err error) {
 	if old {
 		err = m.reopen(ctx, &o)
 	} else {
+		o.Progress("making the log and the database")
 		err = m.found(ctx, &o, born)
 	}
 	if err != nil {

@@ -11,7 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +26,7 @@ import (
 	"kvd/internal/config"
 	"kvd/internal/credential"
 	"kvd/internal/gateway"
+	"kvd/internal/listen"
 	"kvd/internal/member"
 	"kvd/internal/mvcc"
 	"kvd/internal/peer"
@@ -82,6 +85,7 @@ type running struct {
 	passwords *credential.Passwords
 	tokens    api.Tokens
 	services  *api.API // made before live is set
+	splits    []*listen.Split
 
 	live  atomic.Pointer[replica.Replica] // replica, for any goroutine; nil until it is made
 	phase atomic.Value                    // string: the last status; for any goroutine
@@ -112,12 +116,16 @@ func Run(ctx context.Context, in Inputs) error {
 		m.log.Warn(w)
 	}
 	if err := possible(in.Config); err != nil {
+		m.status("not started: " + err.Error())
 		return err
 	}
 	if err := m.newCredentials(); err != nil {
+		m.status("not started: " + err.Error())
 		return err
 	}
+	m.progress("opening the ports")
 	if err := m.listen(ctx); err != nil {
+		m.status("not started: " + err.Error())
 		return err
 	}
 	defer m.ports.close()
@@ -171,9 +179,15 @@ func possible(c *config.Config) error {
 // retreat ends a start that did not come to a member. One that was told to stop
 // has not failed.
 func (m *running) retreat(ctx context.Context, err error) error {
-	m.notify.Stopping("stopping") //nolint:errcheck // systemd sees the end in any case
+	stopped := ctx.Err() != nil && errors.Is(err, ctx.Err())
+	why := "stopping before the member was open"
+	if !stopped {
+		why = "not started: " + err.Error()
+	}
+	m.phase.Store(why)
+	m.notify.Stopping(why) //nolint:errcheck // systemd sees the end in any case
 	m.crew.stop(func(string) {})
-	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+	if stopped {
 		m.log.Info("stopped before the member was open")
 		return nil
 	}
@@ -185,7 +199,9 @@ func (m *running) stop(ctx context.Context) error {
 	m.notify.Stopping("stopping") //nolint:errcheck // systemd sees the end in any case
 	m.log.LogAttrs(ctx, slog.LevelInfo, "stopping", message(messageStopping))
 	m.handOver(ctx)
+	m.closeDoors()
 	m.crew.stop(func(name string) { m.progress("stopping: " + name) })
+	m.progress("stopping: closing log and database")
 	var err error
 	select {
 	case err = <-m.crew.failed:
@@ -194,8 +210,21 @@ func (m *running) stop(ctx context.Context) error {
 	if err = errors.Join(err, m.opened.Close()); err != nil {
 		return fmt.Errorf("stop: %w", bootstrap.Explain(err))
 	}
+	m.status("stopped")
 	m.log.Info("stopped")
 	return nil
+}
+
+// closeDoors takes no more clients, and waits until those that have come are with
+// the services. Where systemd has opened the port, the next ones wait there for
+// the next process.
+func (m *running) closeDoors() {
+	m.progress("stopping: taking no more clients")
+	var draining sync.WaitGroup
+	for _, split := range m.splits {
+		draining.Go(split.Drain)
+	}
+	draining.Wait()
 }
 
 // status tells the service manager in words where the member is.
@@ -274,7 +303,17 @@ func (m *running) assemble() (err error) {
 	}
 	m.register()
 	m.live.Store(m.replica)
+	m.in.Log.Describe(m.describe)
 	return nil
+}
+
+// describe names the member, and where it stands, in every record of the
+// journal. For any goroutine.
+func (m *running) describe(field func(name, value string)) {
+	field("MEMBER_ID", m.opened.ID.String())
+	field("CLUSTER_ID", m.opened.Cluster.String())
+	field("TERM", strconv.FormatUint(m.replica.Status().Term, 10))
+	field("REVISION", strconv.FormatInt(m.replica.View().Keys.Revision(), 10))
 }
 
 // keep translates etcd's 0 for "all".

@@ -190,12 +190,14 @@ func TestAStopDuringTheStartIsNoFailure(t *testing.T) {
 func TestTheServiceManagerIsToldInOrder(t *testing.T) {
 	manager, notifier := newManager(t)
 	d := run(t, Inputs{Config: configured(t, flags(t.TempDir())...), Notifier: notifier})
-	ready := manager.expect(t, "READY=1", "STATUS=leader, term 2, revision 1, database ")
-	if !strings.Contains(ready, "of 2 GiB in use") {
+	ready := manager.expect(t, "READY=1", "STATUS=leader, term 2, 1 of 1 members up, ")
+	if !strings.Contains(ready, " of 2 GiB in use, revision 1") {
 		t.Error(ready)
 	}
-	if manager.position("STATUS=opening the database") < 0 || manager.position("EXTEND_TIMEOUT_USEC=") < 0 {
-		t.Errorf("%q", manager.heard)
+	for _, part := range []string{"STATUS=opening the ports", "STATUS=opening the database", "EXTEND_TIMEOUT_USEC="} {
+		if manager.position(part) < 0 {
+			t.Errorf("nothing of %q in %q", part, manager.heard)
+		}
 	}
 	must(t, put(t, d.dial(t), "k", "v"))
 	manager.expect(t, "STATUS=leader", "revision 2") // without being asked
@@ -205,6 +207,7 @@ func TestTheServiceManagerIsToldInOrder(t *testing.T) {
 	must(t, d.stop(t))
 	manager.expect(t, "STOPPING=1", "")
 	manager.expect(t, "STATUS=stopping: replica", "")
+	manager.expect(t, "STATUS=stopping: closing log and database", "")
 }
 
 func TestAReloadTakesOverTheLevelAndNamesTheRest(t *testing.T) {

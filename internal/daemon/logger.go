@@ -21,8 +21,9 @@ const journalOutput = "systemd/journal"
 // Logger is the log of the process, with a level that can be changed.
 type Logger struct {
 	*slog.Logger
-	level  *slog.LevelVar
-	closes []io.Closer
+	level   *slog.LevelVar
+	closes  []io.Closer
+	journal *sd.Journal // nil: the log goes elsewhere
 }
 
 // NewLogger opens the log that the configuration asks for: the journal under
@@ -54,6 +55,7 @@ func (l *Logger) open(c config.Log) (slog.Handler, error) {
 		if err != nil {
 			return nil, fmt.Errorf("log to the journal: %w", err)
 		}
+		l.journal = journal
 		l.closes = append(l.closes, journal)
 		return journal, nil
 	}
@@ -141,6 +143,14 @@ func levelWord(level slog.Level) string {
 func caller(s *slog.Source) string {
 	dir, file := filepath.Split(s.File)
 	return filepath.Base(strings.TrimSuffix(dir, "/")) + "/" + file + ":" + strconv.Itoa(s.Line)
+}
+
+// Describe sets what every record says besides its own attributes. Only the
+// journal keeps that: in a line it would be noise.
+func (l *Logger) Describe(about sd.About) {
+	if l.journal != nil {
+		l.journal.Describe(about)
+	}
 }
 
 // Level is what is logged at least.

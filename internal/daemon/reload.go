@@ -10,13 +10,15 @@ import (
 // reload applies what may change while the member runs: the level of the log, and
 // the files of TLS, which are read again whether their names have changed or not.
 // A configuration that could not be started with changes nothing. What needs a
-// restart is named each time until there is one.
-func (m *running) reload(ctx context.Context, again Reread) {
-	if err := m.notify.Reloading(); err != nil {
+// restart is named each time until there is one. It returns the status line that
+// was told at the end.
+func (m *running) reload(ctx context.Context, again Reread) (told string) {
+	if err := m.notify.Reloading("taking over the configuration"); err != nil {
 		m.log.Warn("could not tell the service manager of the reload", "error", err)
 	}
 	defer func() {
-		if err := m.notify.Ready(m.standing()); err != nil {
+		told = m.standing()
+		if err := m.notify.Ready(told); err != nil {
 			m.log.Warn("could not tell the service manager that the reload is over", "error", err)
 		}
 	}()
@@ -26,7 +28,7 @@ func (m *running) reload(ctx context.Context, again Reread) {
 	if again.Err != nil {
 		m.log.LogAttrs(ctx, slog.LevelError, "the configuration was not reloaded, the old one stays in force",
 			message(messageRefused), slog.Any("error", again.Err))
-		return
+		return told
 	}
 	m.clients.reload(ctx, again.Config.ClientTLS)
 	m.peers.reload(ctx, again.Config.PeerTLS)
@@ -42,4 +44,5 @@ func (m *running) reload(ctx context.Context, again Reread) {
 	if len(later) > 0 {
 		m.log.Warn("some changes need a restart", "options", later)
 	}
+	return told
 }

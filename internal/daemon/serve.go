@@ -45,7 +45,7 @@ func (m *running) serve(ctx context.Context) error {
 	watchdog := newPulse(m.replica, m.notify, m.log)
 	defer watchdog.stop()
 	report := newReport(m)
-	look := time.NewTicker(report.interval())
+	look := time.NewTicker(reportLook)
 	defer look.Stop()
 	var leave <-chan time.Time // once this member was removed
 	var reload <-chan Reread   // only a member that is ready can become ready again
@@ -69,18 +69,16 @@ func (m *running) serve(ctx context.Context) error {
 					return err
 				}
 				m.joined = true
-				m.ready(ctx)
+				report.becomeReady(m.ready(ctx))
 				reload = m.in.Reload
-				report.ready = true
-				look.Reset(report.interval())
 			}
-		case <-look.C:
+		case now := <-look.C:
 			m.watchExposed(ctx)
-			report.look()
+			report.look(now)
 		case <-watchdog.due:
 			watchdog.beat()
 		case again := <-reload:
-			m.reload(ctx, again)
+			report.last = m.reload(ctx, again)
 		}
 	}
 }
@@ -102,8 +100,9 @@ func (m *running) reasonOf(err error) error {
 // disk some time.
 const reasonGrace = 5 * time.Second
 
-// ready tells everybody that the member serves.
-func (m *running) ready(ctx context.Context) {
+// ready tells everybody that the member serves, and returns the status line that
+// it told with it.
+func (m *running) ready(ctx context.Context) (told string) {
 	traffic := "grpc+http"
 	if len(m.ports.http) > 0 {
 		traffic = "grpc"
@@ -113,9 +112,11 @@ func (m *running) ready(ctx context.Context) {
 	}
 	m.sayTraffic(m.ports.client, traffic)
 	m.sayTraffic(m.ports.http, "http")
-	if err := m.notify.Ready(m.standing()); err != nil {
+	told = m.standing()
+	if err := m.notify.Ready(told); err != nil {
 		m.log.Warn("could not tell the service manager that the member is ready", "error", err)
 	}
+	return told
 }
 
 // sayTraffic warns of ports that anybody on the way can listen in on.
@@ -160,6 +161,7 @@ func (m *running) serveClients() error {
 		}
 		split := listen.NewSplit(p)
 		m.crew.start("client port "+p.Addr().String(), split.Run)
+		m.splits = append(m.splits, split)
 		grpc, http = append(grpc, split.GRPC), append(http, split.HTTP)
 	}
 	http = append(http, listeners(m.ports.http)...)

@@ -24,7 +24,7 @@ func splitting(t testing.TB, limit time.Duration) *Split {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSplit(bound(l, Options{}), limit)
+	s := newSplit(bound(l, Options{}), limit, 10*time.Millisecond)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
@@ -129,13 +129,13 @@ func TestTheSniffTimeoutEndsWithTheSniffing(t *testing.T) {
 	}
 }
 
-func TestRunEndsAtOnceAndLeavesNothing(t *testing.T) {
+func TestRunEndsSoonAndLeavesNothing(t *testing.T) {
 	before := runtime.NumGoroutine()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSplit(bound(l, Options{MaxConnections: 100}), time.Hour)
+	s := newSplit(bound(l, Options{MaxConnections: 100}), time.Hour, 10*time.Millisecond)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
@@ -186,6 +186,55 @@ func TestRunEndsAtOnceAndLeavesNothing(t *testing.T) {
 			t.Fatalf("%d goroutines, %d before\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
 		}
 		runtime.Gosched()
+	}
+}
+
+// TestAClosedPortStillHandsOverWhoSpeaks is a client that connects just before
+// the end.
+func TestAClosedPortStillHandsOverWhoSpeaks(t *testing.T) {
+	for _, sent := range []string{preface + "settings", "GET / HTTP/1.1\r\n\r\n"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := newSplit(bound(l, Options{}), time.Hour, time.Hour)
+		done, drained := make(chan error, 1), make(chan struct{})
+		go func() { done <- s.Run(context.Background()) }()
+		client := dial(t, l)
+		for accepted := false; !accepted; runtime.Gosched() {
+			s.root.mu.Lock()
+			accepted = len(s.root.conns) == 1
+			s.root.mu.Unlock()
+		}
+		go func() { s.Drain(); close(drained) }()
+		for open := true; open; runtime.Gosched() {
+			s.root.mu.Lock()
+			open = !s.root.ended
+			s.root.mu.Unlock()
+		}
+		if _, err := net.Dial("tcp", l.Addr().String()); err == nil {
+			t.Error("the port still takes connections")
+		}
+		if _, err := io.WriteString(client, sent); err != nil {
+			t.Fatal(err)
+		}
+		side := s.GRPC
+		if sent[0] == 'G' {
+			side = s.HTTP
+		}
+		server, err := side.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		got := make([]byte, len(sent))
+		if _, err := io.ReadFull(server, got); err != nil || string(got) != sent {
+			t.Errorf("%q, %v", got, err)
+		}
+		<-drained
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -48,7 +48,18 @@ type line struct {
 	mu      sync.Mutex // guards conn
 	conn    *net.UnixConn
 	dropped atomic.Uint64 // records lost since one last went through
+	about   atomic.Pointer[About]
 }
+
+// About gives the fields that every record carries besides its own, by name in
+// the journal's spelling. It is called for each record, by any goroutine, and
+// must not log.
+type About func(field func(name, value string))
+
+// Describe sets what every record carries from now on, also those of handlers
+// derived from j. Fields that a record has itself stay as they are, and the
+// message does not repeat the others.
+func (j *Journal) Describe(about About) { j.line.about.Store(&about) }
 
 // NewJournal connects to the journal. An empty socket means JournalSocket.
 func NewJournal(socket string, level slog.Leveler) (*Journal, error) {
@@ -110,6 +121,13 @@ func (j *Journal) Handle(_ context.Context, in slog.Record) error {
 		r.attr(j.group, a)
 		return true
 	})
+	if about := j.line.about.Load(); about != nil {
+		(*about)(func(name, value string) {
+			if !r.has(name) {
+				r.field(name, value)
+			}
+		})
+	}
 	r.field("MESSAGE", string(r.text))
 	r.field("PRIORITY", priority(in.Level))
 	r.field("SYSLOG_IDENTIFIER", Identifier)

@@ -88,6 +88,25 @@ func TestMessageIDComesFromItsAttribute(t *testing.T) {
 	}
 }
 
+func TestEveryRecordSaysWhomItIsAbout(t *testing.T) {
+	conn, j := journal(t)
+	log := slog.New(j).With("remote-peer-id", "b")
+	j.Describe(func(field func(name, value string)) {
+		field("MEMBER_ID", "a")
+		field("TERM", "7")
+	})
+	log.Info("peer became active", "term", 8)
+	got := parse(t, receive(t, conn))
+	for name, want := range map[string]string{
+		"MEMBER_ID": "a", "TERM": "8", "PEER": "b", "REMOTE_PEER_ID": "b",
+		"MESSAGE": "peer became active remote-peer-id=b term=8",
+	} {
+		if got[name] != want {
+			t.Errorf("%s is %q, want %q", name, got[name], want)
+		}
+	}
+}
+
 func TestReservedAndOddNamesAreMoved(t *testing.T) {
 	for key, want := range map[string]string{
 		"message": "KVD_MESSAGE", "priority": "KVD_PRIORITY", "syslog_pid": "KVD_SYSLOG_PID",

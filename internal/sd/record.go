@@ -1,6 +1,7 @@
 package sd
 
 import (
+	"bytes"
 	"encoding/binary"
 	"log/slog"
 	"strconv"
@@ -43,6 +44,9 @@ func (r *record) attr(prefix string, a slog.Attr) {
 		return
 	}
 	r.field(fieldName(prefix+a.Key), text)
+	if other := synonym(a.Key); other != "" && prefix == "" {
+		r.field(other, text)
+	}
 	r.text = append(r.text, ' ')
 	r.text = append(r.text, prefix...)
 	r.text = append(r.text, a.Key...)
@@ -52,6 +56,23 @@ func (r *record) attr(prefix string, a slog.Attr) {
 	} else {
 		r.text = append(r.text, text...)
 	}
+}
+
+// synonym is the field by which every record that concerns another member is
+// found, however its attribute is called; "" for none.
+func synonym(key string) string {
+	switch key {
+	case "remote-peer-id", "remote-member-id", "follower-peer-id", "peer-id":
+		return "PEER"
+	case "local-member-id":
+		return "MEMBER_ID"
+	}
+	return ""
+}
+
+// has says whether there is a field already.
+func (r *record) has(name string) bool {
+	return bytes.HasPrefix(r.fields, []byte(name+"=")) || bytes.Contains(r.fields, []byte("\n"+name+"="))
 }
 
 // field adds one field. A value with a newline goes with its length in front.

@@ -43,8 +43,8 @@ func (n Notifier) Status(status string) error {
 
 // Reloading says that the configuration is being read again; Ready ends it.
 // systemd orders the two by the time stamp, so it is taken here.
-func (n Notifier) Reloading() error {
-	return n.send("RELOADING=1", strings.TrimSuffix(daemon.SdNotifyMonotonicUsec(), "\n"))
+func (n Notifier) Reloading(status string) error {
+	return n.send("RELOADING=1", strings.TrimSuffix(daemon.SdNotifyMonotonicUsec(), "\n"), statusLine(status))
 }
 
 // Stopping says that the process is about to end.

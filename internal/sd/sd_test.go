@@ -65,10 +65,14 @@ func TestNoticesAreWrittenAsSystemdReadsThem(t *testing.T) {
 func TestReloadingCarriesItsTime(t *testing.T) {
 	conn, path := datagrams(t)
 	t.Setenv("NOTIFY_SOCKET", path)
-	if err := NewNotifier().Reloading(); err != nil {
+	if err := NewNotifier().Reloading("reading it again"); err != nil {
 		t.Fatal(err)
 	}
-	stamp, ok := strings.CutPrefix(receive(t, conn), "RELOADING=1\nMONOTONIC_USEC=")
+	told, ok := strings.CutPrefix(receive(t, conn), "RELOADING=1\nMONOTONIC_USEC=")
+	stamp, status, _ := strings.Cut(told, "\n")
+	if status != "STATUS=reading it again" {
+		t.Errorf("status %q", status)
+	}
 	if usec, err := strconv.ParseUint(stamp, 10, 64); !ok || err != nil || usec == 0 {
 		t.Errorf("time stamp %q: %v", stamp, err)
 	}

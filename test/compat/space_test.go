@@ -15,19 +15,19 @@ import (
 	"kvd/test/oracle"
 )
 
-func putOp(key string) *pb.RequestOp {
+func putOf(key string) *pb.RequestOp {
 	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(key), Value: []byte("v")}}}
 }
 
-func rangeOp(key string) *pb.RequestOp {
+func rangeOf(key string) *pb.RequestOp {
 	return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte(key)}}}
 }
 
-func deleteOp(key string) *pb.RequestOp {
+func deleteOf(key string) *pb.RequestOp {
 	return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte(key)}}}
 }
 
-func txnOp(t *pb.TxnRequest) *pb.RequestOp {
+func txnOf(t *pb.TxnRequest) *pb.RequestOp {
 	return &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: t}}
 }
 
@@ -54,13 +54,13 @@ func TestAlarmsRefuseWhatEtcdRefuses(t *testing.T) {
 			put(key, "v"),
 			put("", "refused for its key, or for the alarm"),
 			kv("Put", &pb.PutRequest{Key: []byte(key), Lease: 4711}),
-			txn([]*pb.RequestOp{putOp(key)}, nil),
-			txn(nil, []*pb.RequestOp{putOp(key)}),
-			txn([]*pb.RequestOp{deleteOp(key)}, nil),
-			txn([]*pb.RequestOp{rangeOp(key)}, nil),
-			txn([]*pb.RequestOp{rangeOp(key), deleteOp("other")}, nil),
-			txn([]*pb.RequestOp{txnOp(&pb.TxnRequest{Failure: []*pb.RequestOp{putOp(key)}})}, nil),
-			txn([]*pb.RequestOp{txnOp(&pb.TxnRequest{Failure: []*pb.RequestOp{deleteOp(key)}})}, nil),
+			txn([]*pb.RequestOp{putOf(key)}, nil),
+			txn(nil, []*pb.RequestOp{putOf(key)}),
+			txn([]*pb.RequestOp{deleteOf(key)}, nil),
+			txn([]*pb.RequestOp{rangeOf(key)}, nil),
+			txn([]*pb.RequestOp{rangeOf(key), deleteOf("other")}, nil),
+			txn([]*pb.RequestOp{txnOf(&pb.TxnRequest{Failure: []*pb.RequestOp{putOf(key)}})}, nil),
+			txn([]*pb.RequestOp{txnOf(&pb.TxnRequest{Failure: []*pb.RequestOp{deleteOf(key)}})}, nil),
 			txn(nil, nil),
 			lease("LeaseGrant", &pb.LeaseGrantRequest{ID: id, TTL: 1000}),
 			lease("LeaseGrant", &pb.LeaseGrantRequest{ID: id, TTL: 1 << 60}),
