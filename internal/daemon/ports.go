@@ -32,13 +32,16 @@ func (m *running) listen(ctx context.Context) (err error) {
 		return &ConfigError{err}
 	}
 	defer inherited.Close()
-	c := m.config
+	c := *m.config
 	both := listen.Both
 	if len(c.Listen.ClientHTTP) > 0 {
 		both = listen.GRPC
 	}
 	if err := m.loadCredentials(); err != nil {
 		return err
+	}
+	if m.proxy != nil {
+		c.Listen.Peer = nil // it has nothing to tell members
 	}
 	peers := m.security(m.peers, listen.HTTP)
 	peers.CheckRemote = !c.PeerTLS.SkipSANCheck
