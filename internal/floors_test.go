@@ -44,6 +44,7 @@ var protocol = map[string]int{
 	"go.etcd.io/raft/v3":                      1,
 	"github.com/spf13/pflag":                  7,
 	"github.com/BurntSushi/toml":              7,
+	"go.yaml.in/yaml/v3":                      7,
 	"github.com/soheilhy/cmux":                1,
 	"github.com/tidwall/btree":                2,
 	"github.com/coreos/go-systemd/v22/unit":   0,

@@ -10,6 +10,7 @@ import (
 func (p *program) downgradeCommand() *cobra.Command {
 	group := &cobra.Command{
 		Use:     "downgrade <subcommand>",
+		Aliases: []string{"do"},
 		Short:   "Readies the cluster for an older version",
 		GroupID: groupCluster,
 	}

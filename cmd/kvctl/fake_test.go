@@ -30,6 +30,7 @@ type fake struct {
 	name string // "A" leads and is well; "B" is a learner and is not
 	addr string
 	ends []string // the client URLs of the member list
+	keys []string // in order: what there is, instead of what the request alone decides
 
 	mu    sync.Mutex
 	asked []string
@@ -106,6 +107,15 @@ func pair(key string) *mvccpb.KeyValue {
 
 func (f *fake) rangeAnswer(r *pb.RangeRequest) (*pb.RangeResponse, error) {
 	resp := &pb.RangeResponse{Header: f.header(9)}
+	if f.keys != nil {
+		for _, key := range f.keys {
+			within := key == string(r.Key) || len(r.RangeEnd) > 0 && key > string(r.Key) && (string(r.RangeEnd) == "\x00" || key < string(r.RangeEnd))
+			if within && (r.Limit == 0 || int64(len(resp.Kvs)) < r.Limit) {
+				resp.Kvs = append(resp.Kvs, &mvccpb.KeyValue{Key: []byte(key)})
+			}
+		}
+		return resp, nil
+	}
 	switch key := string(r.Key); {
 	case key == "compacted":
 		return nil, rpctypes.ErrGRPCCompacted

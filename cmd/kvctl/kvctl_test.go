@@ -248,3 +248,17 @@ func TestBarIsShownAndTakenAway(t *testing.T) {
 		t.Errorf("shown: %q, counted %d", got, b.done.Load())
 	}
 }
+
+// A command may be shortened as far as etcdctl lets it be: what only kvctl has
+// does not stand in the way.
+func TestWhatIsShortForEtcdctlIsShortHere(t *testing.T) {
+	for short, command := range map[string]string{
+		"g": "get", "p": "put", "s": "snapshot", "t": "txn", "do": "downgrade", "a": "", "w": "watch", "st": "status", "mo": "move-leader",
+		"le": "lease", "lo": "lock", "o": "options", "v": "version", "r": "role", "u": "user", "el": "elect", "en": "endpoint",
+	} {
+		r := runHere(t, talk{}, []string{short, "--help"})
+		if found := strings.Contains(r.out, "\n  kvctl "+command); command != "" && !found || command == "" && r.code == 0 {
+			t.Errorf("%q is not short for %q: %s%s", short, command, r.out, r.errs)
+		}
+	}
+}

@@ -44,7 +44,7 @@ func (p *program) memberAdd(cmd *cobra.Command, args []string, peerURLs string, 
 	case peerURLs == "":
 		return failf(exitBadArgs, "member peer urls not provided")
 	}
-	return p.changeMembers(cmd, memberAdded{}, func(ctx context.Context, c *clientv3.Client) (answer, error) {
+	return p.changeMembers(cmd, nil, memberAdded{}, func(ctx context.Context, c *clientv3.Client, _ uint64) (answer, error) {
 		add := c.MemberAdd
 		if learner {
 			add = c.MemberAddAsLearner
@@ -57,17 +57,16 @@ func (p *program) memberAdd(cmd *cobra.Command, args []string, peerURLs string, 
 func (p *program) memberUpdateCommand() *cobra.Command {
 	var peerURLs string
 	cmd := &cobra.Command{
-		Use:   "update <id>",
+		Use:   "update <id or name>",
 		Short: "Tells the cluster a member's new peer URLs",
 		Run: p.does(func(cmd *cobra.Command, args []string) error {
-			id, err := memberID(args)
-			if err != nil {
-				return err
+			if len(args) != 1 {
+				return errNoMember()
 			}
 			if peerURLs == "" {
 				return failf(exitBadArgs, "member peer urls not provided")
 			}
-			return p.changeMembers(cmd, memberChanged{}, func(ctx context.Context, c *clientv3.Client) (answer, error) {
+			return p.changeMembers(cmd, args, memberChanged{}, func(ctx context.Context, c *clientv3.Client, id uint64) (answer, error) {
 				resp, err := c.MemberUpdate(ctx, id, strings.Split(peerURLs, ","))
 				return memberChanged{(*pb.MemberUpdateResponse)(resp), id, "updated in"}, err
 			})
@@ -79,14 +78,13 @@ func (p *program) memberUpdateCommand() *cobra.Command {
 
 func (p *program) memberRemoveCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "remove <id>",
+		Use:   "remove <id or name>",
 		Short: "Takes a member out of the cluster, for good",
 		Run: p.does(func(cmd *cobra.Command, args []string) error {
-			id, err := memberID(args)
-			if err != nil {
-				return err
+			if len(args) != 1 {
+				return errNoMember()
 			}
-			return p.changeMembers(cmd, memberChanged{}, func(ctx context.Context, c *clientv3.Client) (answer, error) {
+			return p.changeMembers(cmd, args, memberChanged{}, func(ctx context.Context, c *clientv3.Client, id uint64) (answer, error) {
 				resp, err := c.MemberRemove(ctx, id)
 				return memberChanged{(*pb.MemberRemoveResponse)(resp), id, "removed from"}, err
 			})
@@ -96,14 +94,13 @@ func (p *program) memberRemoveCommand() *cobra.Command {
 
 func (p *program) memberPromoteCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "promote <id>",
+		Use:   "promote <id or name>",
 		Short: "Gives a learner its vote",
 		Run: p.does(func(cmd *cobra.Command, args []string) error {
-			id, err := memberID(args)
-			if err != nil {
-				return err
+			if len(args) != 1 {
+				return errNoMember()
 			}
-			return p.changeMembers(cmd, memberChanged{}, func(ctx context.Context, c *clientv3.Client) (answer, error) {
+			return p.changeMembers(cmd, args, memberChanged{}, func(ctx context.Context, c *clientv3.Client, id uint64) (answer, error) {
 				resp, err := c.MemberPromote(ctx, id)
 				return memberChanged{(*pb.MemberPromoteResponse)(resp), id, "promoted in"}, err
 			})
@@ -111,19 +108,32 @@ func (p *program) memberPromoteCommand() *cobra.Command {
 	}
 }
 
-func memberID(args []string) (uint64, error) {
-	if len(args) != 1 {
-		return 0, failf(exitBadArgs, "member ID is not provided")
+func errNoMember() error { return failf(exitBadArgs, "member ID is not provided") }
+
+// memberID is the identity of the member that word names: by its identity in
+// hexadecimal, or else by its name.
+func memberID(ctx context.Context, c *clientv3.Client, word string) (uint64, error) {
+	id, err := strconv.ParseUint(word, 16, 64)
+	if err == nil {
+		return id, nil
 	}
-	id, err := strconv.ParseUint(args[0], 16, 64)
-	if err != nil {
-		return 0, failf(exitBadArgs, "bad member ID arg (%w), expecting ID in Hex", err)
+	if list, listErr := c.MemberList(ctx); listErr == nil {
+		var named []uint64
+		for _, m := range list.Members {
+			if m.GetName() == word && word != "" {
+				named = append(named, m.GetID())
+			}
+		}
+		if len(named) == 1 {
+			return named[0], nil
+		}
 	}
-	return id, nil
+	return 0, err
 }
 
-// changeMembers asks for one change; kind is what it will print.
-func (p *program) changeMembers(cmd *cobra.Command, kind answer, change func(context.Context, *clientv3.Client) (answer, error)) error {
+// changeMembers asks for one change, of the member that the word in which names,
+// if there is one; kind is what it will print.
+func (p *program) changeMembers(cmd *cobra.Command, which []string, kind answer, change func(context.Context, *clientv3.Client, uint64) (answer, error)) error {
 	s, c, err := p.open(cmd, kind)
 	if err != nil {
 		return err
@@ -131,7 +141,16 @@ func (p *program) changeMembers(cmd *cobra.Command, kind answer, change func(con
 	defer hangUp(c)
 	ctx, cancel := s.context()
 	defer cancel()
-	a, err := change(ctx, c)
+	var id uint64
+	if len(which) > 0 {
+		if id, err = memberID(ctx, c, which[0]); err != nil {
+			return &failure{
+				code: exitBadArgs, err: fmt.Errorf("bad member ID arg (%w), expecting ID in Hex", err),
+				hint: "\"kvctl member list\" shows the members' IDs and names; either will do",
+			}
+		}
+	}
+	a, err := change(ctx, c, id)
 	if err != nil {
 		return s.refused(exitError, err)
 	}

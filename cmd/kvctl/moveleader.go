@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"strconv"
 
 	"github.com/spf13/cobra"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -12,8 +11,11 @@ import (
 
 func (p *program) moveLeaderCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "move-leader <transferee-member-id>",
-		Short:   "Makes another member the leader",
+		Use:   "move-leader <transferee-member-id>",
+		Short: "Makes another member the leader",
+		Long: `Makes another member the leader, which is named by its ID in hexadecimal or by its
+name. Only the leader can hand over, so it must be among --endpoints.
+`,
 		GroupID: groupCluster,
 		Run:     p.does(p.moveLeader),
 	}
@@ -25,16 +27,17 @@ func (p *program) moveLeader(cmd *cobra.Command, args []string) error {
 	if len(args) != 1 {
 		return failf(exitBadArgs, "move-leader command needs 1 argument")
 	}
-	target, err := strconv.ParseUint(args[0], 16, 64)
-	if err != nil {
-		return fail(exitBadArgs, err)
-	}
-	s, err := p.prepare(cmd, moveAnswer{})
+	s, anyone, err := p.open(cmd, moveAnswer{})
 	if err != nil {
 		return err
 	}
+	defer hangUp(anyone)
 	ctx, cancel := s.context()
 	defer cancel()
+	target, err := memberID(ctx, anyone, args[0])
+	if err != nil {
+		return fail(exitBadArgs, err)
+	}
 	for _, e := range s.spec.Endpoints {
 		c, err := s.dial(s.log.Named("etcd-client"), e)
 		if err != nil {

@@ -29,6 +29,9 @@ type program struct {
 // process's exit code.
 func (p *program) run(args []string) int {
 	root := p.root()
+	if len(args) > 0 && args[0] == "gen-man" { // not there otherwise: "g" is get
+		root.AddCommand(manual.Command(func(err error) { p.outcome = fail(exitIO, err) }))
+	}
 	root.SetArgs(args)
 	root.SetIn(p.in)
 	root.SetOut(p.out)
@@ -94,8 +97,8 @@ KVCTL_COMMAND_TIMEOUT, and etcdctl's ETCDCTL_COMMAND_TIMEOUT where that is not s
 		p.authCommand(), p.userCommand(), p.roleCommand(),
 		p.statusCommand(), p.doctorCommand(), p.topCommand(), p.mirrorCommand(), p.checkCommand(),
 		p.versionCommand(), p.completionCommand(), p.optionsCommand(),
-		manual.Command(func(err error) { p.outcome = fail(exitIO, err) }),
 	)
+	p.complete(root)
 	root.SetHelpCommandGroupID(groupUtility)
 
 	root.Flags().BoolP("help", "h", false, "help for kvctl")

@@ -23,6 +23,7 @@ import (
 func (p *program) snapshotCommand() *cobra.Command {
 	group := &cobra.Command{
 		Use:     "snapshot <subcommand>",
+		Aliases: []string{"s"},
 		Short:   "Saves a member's database",
 		GroupID: groupCluster,
 	}

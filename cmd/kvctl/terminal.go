@@ -42,16 +42,18 @@ func hideTyping(f *os.File) (show func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	silent := *before
-	silent.Lflag &^= unix.ECHO
-	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &silent); err != nil {
-		return nil, err
-	}
 	// Should this fail, the terminal is gone and there is nobody to tell.
 	restore := func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, before) }
 
+	// Signals first: one that came in between would leave the echo off for good.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)
+	silent := *before
+	silent.Lflag &^= unix.ECHO
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &silent); err != nil {
+		signal.Stop(signals)
+		return nil, err
+	}
 	read, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)

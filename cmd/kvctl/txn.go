@@ -16,8 +16,9 @@ import (
 func (p *program) txnCommand() *cobra.Command {
 	var interactive bool
 	cmd := &cobra.Command{
-		Use:   "txn [options]",
-		Short: "Reads requests from standard input and applies them as one transaction",
+		Use:     "txn [options]",
+		Aliases: []string{"t"},
+		Short:   "Reads requests from standard input and applies them as one transaction",
 		Long: `Reads a transaction from standard input and applies it, whole or not at all.
 
 It has three parts, each a line per item and ended by an empty line: conditions,

@@ -81,7 +81,7 @@ func manualVerbs(cmd *cobra.Command, above string) (all []config.Verb) {
 	for _, sub := range cmd.Commands() {
 		name := above + sub.Use
 		switch {
-		case sub.Hidden || sub.Name() == "completion":
+		case sub.Hidden || sub.Name() == "completion" || sub.Name() == "help":
 		case sub.HasSubCommands():
 			all = append(all, manualVerbs(sub, above+sub.Name()+" ")...)
 		case sub.ValidArgsFunction != nil && sub.DisableFlagParsing:

@@ -13,8 +13,10 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	oteltrace "go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/stats"
 
 	"kvd/internal/credential"
 	"kvd/internal/lease"
@@ -38,6 +40,9 @@ type Member interface {
 	Status() replica.Status
 	// Renew lets a lease live for its time from now, and returns that.
 	Renew(ctx context.Context, id lease.ID) (ttl int64, err error)
+	// RenewNow does so for the first of some leases, as many as it can renew at
+	// once, and returns how many.
+	RenewNow(ctx context.Context, ids []lease.ID, ttls []int64) (n int, err error)
 	// Remaining is how long a lease has left.
 	Remaining(ctx context.Context, id lease.ID) (time.Duration, error)
 	// Leases are all leases, on the leader in the order in which they end.
@@ -67,6 +72,7 @@ type Store interface {
 type Options struct {
 	MaxTxnOps        int           // operations in a transaction; 128
 	MaxRequestBytes  int           // one request in the log; 1.5 MiB
+	Audit            Audit         // which calls are written down; none
 	MaxInflight      int           // calls at once, of all clients together; 16384
 	MaxStreams       uint32        // streams at once on one connection; no limit
 	QuotaBytes       int64         // bytes in use in the database that raise the alarm; 2 GiB; negative: none
@@ -80,6 +86,7 @@ type Options struct {
 	KeepAliveMin     time.Duration // a client that pings more often is disconnected; 5 s
 	KeepAlive        time.Duration // an idle connection is pinged after this; 2 h
 	KeepAliveTimeout time.Duration // and closed if no answer comes within this; 20 s
+	Exposed          []string      // plain ports that other machines reach and that nobody has allowed: while there are any, authentication is not switched on
 	ClientCertAuth   bool          // a client may show who it is by the common name of its certificate
 	RefuseOnDefrag   bool          // the gRPC health service says not serving during a defragmentation
 	Extensive        bool          // also a histogram of handling times per method
@@ -127,6 +134,8 @@ type Parts struct {
 	ID        member.ID
 	Log       *slog.Logger
 	Registry  prometheus.Registerer
+	Stats     stats.Handler    // hears of every call over the network; nil: nobody does
+	Tracer    oteltrace.Tracer // for the spans inside a call; nil: none
 }
 
 // API is the services of one member. Make it with New, then Run it.
@@ -142,6 +151,7 @@ type API struct {
 	id        member.ID
 	log       *slog.Logger
 	metrics   *metrics
+	traced    bool // calls may have a span
 	gate      *gate
 	health    *health.Server
 	server    *grpc.Server
@@ -153,18 +163,23 @@ type API struct {
 // New makes the services; nothing is served before Run.
 func New(o Options, p Parts) *API {
 	a := &API{
-		o: o.complete(), member: timed{p.Member}, hub: p.Hub, store: p.Store,
+		o: o.complete(), member: timed{p.Member, p.Tracer}, hub: p.Hub, store: p.Store,
 		passwords: p.Passwords, tokens: p.Tokens,
 		cluster: p.Cluster, id: p.ID, log: p.Log,
 		metrics: newMetrics(p.Registry, o.Extensive),
 		health:  health.NewServer(),
 	}
+	a.traced = p.Tracer != nil
 	a.gate = newGate(a.o.MaxInflight)
 	a.metrics.watchGate(p.Registry, a.gate)
 	if a.peers = p.Peers; a.peers == nil {
 		a.peers = nobody{}
 	}
-	a.server = grpc.NewServer(a.options()...)
+	server := a.options()
+	if p.Stats != nil {
+		server = append(server, grpc.StatsHandler(p.Stats))
+	}
+	a.server = grpc.NewServer(server...)
 	services := a.services()
 	for _, s := range services {
 		a.server.RegisterService(s, a)

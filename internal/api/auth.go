@@ -2,9 +2,12 @@ package api
 
 import (
 	"context"
+	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"kvd/internal/auth"
@@ -17,7 +20,7 @@ func (a *API) authService() *grpc.ServiceDesc {
 		ServiceName: name,
 		HandlerType: (*any)(nil),
 		Methods: []grpc.MethodDesc{
-			inLog(a, name, "AuthEnable", func(r *pb.AuthEnableRequest) *state.Request { return &state.Request{AuthEnable: r} }),
+			unary(a, name, "AuthEnable", decoded[pb.AuthEnableRequest], a.authEnable),
 			inLog(a, name, "AuthDisable", func(r *pb.AuthDisableRequest) *state.Request { return &state.Request{AuthDisable: r} }),
 			unary(a, name, "AuthStatus", decoded[pb.AuthStatusRequest], a.authStatus),
 			unary(a, name, "Authenticate", decoded[pb.AuthenticateRequest], a.authenticate),
@@ -51,6 +54,16 @@ func inLog[M any, P interface {
 	return unary(a, service, name, decoded[M, P], func(ctx context.Context, r P, _ []byte) (any, error) {
 		return a.propose(ctx, command(r), nil)
 	})
+}
+
+// authEnable switches authentication on, unless that would be for show: where
+// passwords, tokens and writes are open to everybody on the way.
+func (a *API) authEnable(ctx context.Context, r *pb.AuthEnableRequest, _ []byte) (any, error) {
+	if len(a.o.Exposed) > 0 && !a.member.View().Users.Enabled() {
+		return nil, status.Errorf(codes.FailedPrecondition, "kvd: passwords, tokens and writes would be open to everybody on the way to %s: "+
+			"use https URLs on all members first, or set allow-insecure-listen = true if the network is safe", strings.Join(a.o.Exposed, ", "))
+	}
+	return a.propose(ctx, &state.Request{AuthEnable: r}, nil)
 }
 
 func (a *API) roleAdd(ctx context.Context, r *pb.AuthRoleAddRequest, _ []byte) (any, error) {

@@ -148,7 +148,10 @@ func (a *API) lookAgain(ctx context.Context, token string) (name string, ok bool
 			return "", false
 		}
 	}
-	return a.tokens.Simple.User(token)
+	if name, ok = a.tokens.Simple.User(token); ok {
+		return name, true
+	}
+	return a.proved(token)
 }
 
 // authorize checks what a rule asks of the caller, before anything is done for

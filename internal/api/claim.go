@@ -186,8 +186,7 @@ func (a *API) command(ctx context.Context, method string, req *state.Request) (a
 	if err := rules[method].served(a, req); err != nil {
 		return nil, err
 	}
-	a.sign(ctx, req)
-	return a.member.Propose(ctx, req, nil)
+	return a.submit(ctx, req, nil)
 }
 
 func (a *API) transact(ctx context.Context, r *pb.TxnRequest) (*state.TxnReply, error) {

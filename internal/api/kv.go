@@ -143,18 +143,18 @@ func (a *API) compact(ctx context.Context, r *pb.CompactionRequest, _ []byte) (a
 	return a.propose(ctx, &state.Request{Compaction: r}, nil)
 }
 
-// sign says in a command who gave it.
-func (a *API) sign(ctx context.Context, req *state.Request) {
+// submit runs a command in its caller's name.
+func (a *API) submit(ctx context.Context, req *state.Request, raw []byte) (any, error) {
 	if c := callerOf(ctx); c.known {
 		who := c.at(a.member.View().Users)
 		req.Header = &pb.RequestHeader{Username: who.Name, AuthRevision: who.Revision}
 	}
+	return a.member.Propose(ctx, req, raw)
 }
 
 // propose runs a command in its caller's name and encodes the reply.
 func (a *API) propose(ctx context.Context, req *state.Request, raw []byte) (any, error) {
-	a.sign(ctx, req)
-	result, err := a.member.Propose(ctx, req, raw)
+	result, err := a.submit(ctx, req, raw)
 	if err != nil {
 		return nil, err
 	}

@@ -135,22 +135,39 @@ func (a *API) leaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest, _ []byt
 	return reply, nil
 }
 
+// renewalsAhead is how many keep-alives of a stream are read before the first of
+// them is answered. A client that has sent more waits.
+const renewalsAhead = 256
+
 // leaseKeepAlive renews one lease after the other; a lease that is not there
 // gets a TTL of 0. It ends when the client has said all, or with the first
-// other error.
+// other error. Clients send for all leases that are due at once, so what has come
+// in meanwhile is done in one go.
 func (a *API) leaseKeepAlive(c *call) error {
-	failed := make(chan error, 1)
-	go func() { failed <- a.renewals(c) }()
-	select {
-	case err := <-failed:
-		return err
-	case <-c.ctx.Done():
-		// The goroutine ends with the stream, which ends with this return.
-		return context.Cause(c.ctx)
+	asked := make(chan lease.ID, renewalsAhead)
+	var end error
+	go func() { // it ends with the stream, which ends with this return
+		defer close(asked)
+		end = a.keepAlives(c, asked)
+	}()
+	r := renewals{api: a, call: c}
+	for {
+		select {
+		case id, more := <-asked:
+			if !more {
+				return end
+			}
+			if err := r.all(gather(r.ids[:0], id, asked)); err != nil {
+				return err
+			}
+		case <-c.ctx.Done():
+			return context.Cause(c.ctx)
+		}
 	}
 }
 
-func (a *API) renewals(c *call) error {
+// keepAlives reads requests until the client has said all.
+func (a *API) keepAlives(c *call, asked chan<- lease.ID) error {
 	for {
 		in, err := c.receive()
 		if errors.Is(err, io.EOF) {
@@ -164,25 +181,84 @@ func (a *API) renewals(c *call) error {
 		if err != nil {
 			return malformed(err)
 		}
-		// Taken before renewing, so that a revision is never newer than the
-		// renewal it comes with: the lease may be gone by then.
-		h := a.header(a.member.View())
-		ctx, err := c.authorize()
-		if err != nil {
-			return err
-		}
-		ttl, err := a.renew(ctx, id)
-		if errors.Is(err, lease.ErrNotFound) {
-			ttl, err = 0, nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := c.send(encode(renewal{id, ttl}, h)); err != nil {
-			c.failed(err, "send", "lease-keepalive")
-			return err
+		select {
+		case asked <- id:
+		case <-c.ctx.Done():
+			return context.Cause(c.ctx)
 		}
 	}
+}
+
+// gather appends the first and what waits behind it.
+func gather(ids []lease.ID, first lease.ID, asked <-chan lease.ID) []lease.ID {
+	ids = append(ids, first)
+	for len(ids) < renewalsAhead {
+		select {
+		case id, more := <-asked:
+			if !more {
+				return ids // the end is seen again
+			}
+			ids = append(ids, id)
+		default:
+			return ids
+		}
+	}
+	return ids
+}
+
+// renewals is the answering side of one LeaseKeepAlive call.
+type renewals struct {
+	api  *API
+	call *call
+	ids  []lease.ID           // room for all
+	ttls [renewalsAhead]int64 // the same
+}
+
+// all renews leases and answers for each, in order.
+func (r *renewals) all(ids []lease.ID) error {
+	r.ids = ids
+	// Taken before renewing, so that a revision is never newer than the
+	// renewal it comes with: the lease may be gone by then.
+	h := r.api.header(r.api.member.View())
+	ctx, err := r.call.authorize()
+	if err != nil {
+		return err
+	}
+	for len(ids) > 0 {
+		n := r.api.renewNow(ctx, ids, r.ttls[:])
+		if n == 0 {
+			ttl, err := r.api.renew(ctx, ids[0])
+			if errors.Is(err, lease.ErrNotFound) {
+				ttl, err = 0, nil
+			}
+			if err != nil {
+				return err
+			}
+			r.ttls[0], n = ttl, 1
+		}
+		for i, id := range ids[:n] {
+			if err := r.call.send(encode(renewal{id, r.ttls[i]}, h)); err != nil {
+				r.call.failed(err, "send", "lease-keepalive")
+				return err
+			}
+		}
+		ids = ids[n:]
+	}
+	return nil
+}
+
+// renewNow renews the first of some leases, as many as take no more than a look
+// of this member, and returns their number.
+func (a *API) renewNow(ctx context.Context, ids []lease.ID, ttls []int64) int {
+	v := a.member.View()
+	if a.member.Status().Leader != uint64(a.id) || v.PermitLeases(callerOf(ctx).at(v.Users), true, ids...) != nil {
+		return 0
+	}
+	n, err := a.member.RenewNow(ctx, ids, ttls)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // renew gives a lease its full time again, wherever its leader is. Who prolongs

@@ -2,7 +2,9 @@ package api
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"time"
 
@@ -82,7 +84,7 @@ func (a *API) checkPassword(ctx context.Context, users *auth.View, r *pb.Authent
 func (a *API) makeToken(ctx context.Context, name string) (*state.TokenReply, error) {
 	wanted := &pb.InternalAuthenticateRequest{Name: name}
 	if a.tokens.Simple != nil {
-		wanted.SimpleToken = credential.RandomPrefix()
+		a.prepareToken(wanted)
 	}
 	result, err := a.member.Propose(ctx, &state.Request{Authenticate: wanted}, nil)
 	if err != nil {
@@ -98,9 +100,68 @@ func (a *API) makeToken(ctx context.Context, name string) (*state.TokenReply, er
 	return &reply, err
 }
 
+// keyLife is how long a key makes tokens. Its tokens outlive it, then it is
+// worth nothing, also to who got it out of an old backup.
+const keyLife = 12 * time.Hour
+
+// prepareToken signs the token that is going to be made, so that every member
+// of kvd takes it, also after a restart. The key goes with it, for members that
+// have none: they came by it through a snapshot of etcd's, or are the first.
+func (a *API) prepareToken(r *pb.InternalAuthenticateRequest) {
+	now := time.Now()
+	users := a.member.View().Users
+	var key auth.TokenKey
+	if keys := users.TokenKeys(); len(keys) > 0 && now.Sub(keys[0].Made) < keyLife {
+		key = keys[0]
+	} else {
+		key.Made = now.Truncate(time.Second)
+		rand.Read(key.Secret[:]) //nolint:errcheck // it never fails
+	}
+	kept, err := users.Password(r.Name)
+	if err != nil {
+		return // it will be refused
+	}
+	r.SimpleToken = credential.SignedPrefix(key.Secret[:], a.tokenScope(kept), r.Name, now)
+	state.CarryKey(r, key)
+}
+
+// tokenScope makes a token one of this cluster's, and void when its user gets
+// another password.
+func (a *API) tokenScope(kept []byte) []byte {
+	return append(binary.BigEndian.AppendUint64(nil, uint64(a.cluster)), kept...)
+}
+
+// proved finds out whom a token stands for that this member has not heard of, or
+// has forgotten. It is not remembered either: what may void it is looked at each
+// time.
+func (a *API) proved(token string) (name string, ok bool) {
+	c, ok := credential.ReadClaim(token)
+	if !ok || !a.tokens.Simple.Fresh(c.Made) {
+		return "", false
+	}
+	users := a.member.View().Users
+	kept, err := users.Password(c.User)
+	if err != nil || !users.Enabled() {
+		return "", false
+	}
+	scope := a.tokenScope(kept)
+	for _, key := range users.TokenKeys() {
+		if time.Since(key.Made) < keyLife+a.tokens.Simple.TTL() && c.ProvedBy(key.Secret[:], scope) {
+			return c.User, true
+		}
+	}
+	return "", false
+}
+
+// shortPassword is what passwords should not be shorter than, in bytes.
+const shortPassword = 8
+
 // hashed is what is kept of a password, as the log has it. The password itself
 // never gets there.
-func (a *API) hashed(ctx context.Context, password string) (string, error) {
+func (a *API) hashed(ctx context.Context, user, password string) (string, error) {
+	if len(password) < shortPassword {
+		a.log.Warn("a short password is easily guessed", "user", user, "shorter than", shortPassword)
+	}
 	kept, err := a.passwords.Hash(ctx, password)
 	if err != nil {
 		return "", err
@@ -114,7 +175,7 @@ func (a *API) userAdd(ctx context.Context, r *pb.AuthUserAddRequest, _ []byte) (
 	}
 	if !r.Options.GetNoPassword() {
 		var err error
-		if r.HashedPassword, err = a.hashed(ctx, r.Password); err != nil {
+		if r.HashedPassword, err = a.hashed(ctx, r.Name, r.Password); err != nil {
 			return nil, err
 		}
 	}
@@ -127,7 +188,7 @@ func (a *API) userAdd(ctx context.Context, r *pb.AuthUserAddRequest, _ []byte) (
 func (a *API) userChangePassword(ctx context.Context, r *pb.AuthUserChangePasswordRequest, _ []byte) (any, error) {
 	if r.Password != "" {
 		var err error
-		if r.HashedPassword, err = a.hashed(ctx, r.Password); err != nil {
+		if r.HashedPassword, err = a.hashed(ctx, r.Name, r.Password); err != nil {
 			return nil, err
 		}
 		r.Password = ""

@@ -95,6 +95,7 @@ func unary[R any](a *API, service, name string, decode func([]byte) (R, error), 
 		}); err != nil {
 			return nil, err
 		}
+		t.user = callerOf(ctx).name
 		reply, err := serve(ctx, r, in)
 		if err != nil {
 			return nil, wire(err)
@@ -109,6 +110,8 @@ func unary[R any](a *API, service, name string, decode func([]byte) (R, error), 
 			m.started.Inc()
 			reply, err := handle(t, t, read)
 			m.done(err, t.began)
+			m.annotate(t, reply, err)
+			m.audit(t, t.request, err)
 			if took := time.Since(t.began); took > a.o.SlowRequest && m.rule.marks&waits == 0 {
 				m.slow(t, took, reply, err)
 			}
@@ -148,7 +151,13 @@ func stream(a *API, service string, desc grpc.StreamDesc, serve func(*call) erro
 	return desc
 }
 
-func (m *method) stream(s grpc.ServerStream, serve func(*call) error) error {
+func (m *method) stream(s grpc.ServerStream, serve func(*call) error) (err error) {
+	c := &call{ctx: s.Context(), stream: s, method: m}
+	defer func() {
+		if m.class == last || err != nil { // of others each message is written down by itself
+			m.audit(c.ctx, c.about, err)
+		}
+	}()
 	if m.class == last {
 		leave, err := m.enter(nil)
 		if err != nil {
@@ -167,13 +176,15 @@ func (m *method) stream(s grpc.ServerStream, serve func(*call) error) error {
 			return err
 		}
 	}
-	return wire(serve(&call{ctx: ctx, stream: s, method: m}))
+	c.ctx = ctx
+	return wire(serve(c))
 }
 
 // call is one call of a streaming method.
 type call struct {
 	ctx    context.Context // ends with the stream, the server, or the leader if one was asked for
 	stream grpc.ServerStream
+	about  any // what it asks for, once that is known
 	*method
 }
 

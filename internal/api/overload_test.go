@@ -178,3 +178,38 @@ func counted(t *testing.T, c prometheus.Counter) float64 {
 	}
 	return m.GetCounter().GetValue()
 }
+
+func TestTheAuditSaysWhoDidWhatAndNeverAValue(t *testing.T) {
+	for _, mode := range []Audit{AuditNone, AuditWrites, AuditAll} {
+		s, j := newSolo(t), &journal{}
+		conn, _ := servingMember(t, s, s, Options{Audit: mode}, j.logger())
+		kv := pb.NewKVClient(conn)
+		put(t, kv, "written", "a secret")
+		must(kv.Range(t.Context(), &pb.RangeRequest{Key: []byte("ranged")}))(t)
+		must(kv.Txn(t.Context(), &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte("in a txn")}}}}}))(t)
+		stream := must(kv.RangeStream(t.Context(), &pb.RangeRequest{Key: []byte("streamed")}))(t)
+		for err := error(nil); err == nil; {
+			_, err = stream.Recv()
+		}
+		watching := must(pb.NewWatchClient(conn).Watch(t.Context()))(t)
+		if err := watching.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{Key: []byte("watched")}}}); err != nil {
+			t.Fatal(err)
+		}
+		must(watching.Recv())(t)
+		_, err := pb.NewLeaseClient(conn).LeaseRevoke(t.Context(), &pb.LeaseRevokeRequest{ID: 0xbad})
+		refuses(t, err, codes.NotFound, "etcdserver: requested lease not found")
+		said := j.String()
+		for word, least := range map[string]Audit{
+			`span="\"written\""`: AuditWrites, `span="lease bad"`: AuditWrites, "code=NotFound": AuditWrites,
+			"message_id=" + messageAudit: AuditWrites, "remote=127.0.0.1:": AuditWrites,
+			`span="\"ranged\""`: AuditAll, `in a txn`: AuditAll, `streamed`: AuditAll, `watched`: AuditAll,
+		} {
+			if strings.Contains(said, word) != (mode >= least) {
+				t.Errorf("audit %d: %s: %v, in\n%s", mode, word, mode < least, said)
+			}
+		}
+		if strings.Contains(said, "secret") {
+			t.Errorf("a value is in the log:\n%s", said)
+		}
+	}
+}

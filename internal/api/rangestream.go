@@ -35,6 +35,7 @@ func (a *API) rangeStream(c *call) error {
 	if err != nil {
 		return err
 	}
+	c.ctx, c.about = ctx, r
 	ok := allowed(ctx, &state.Request{Range: &pb.RangeRequest{Key: r.Key, RangeEnd: r.RangeEnd}})
 	// Chunks are in key order, so the target has nothing to say.
 	r.SortOrder, r.SortTarget = pb.RangeRequest_NONE, pb.RangeRequest_KEY

@@ -27,8 +27,8 @@ const (
 	onLearner    = 1 << iota // a learner serves it
 	staleLearner             // a learner serves it to those who take what it has
 	reads                    // it answers with keys, which a corrupt member must not
-	waits                    // it may wait for other clients, however long
 	severally                // each message of the stream is authorized by itself
+	waits                    // it may wait for other clients, however long
 )
 
 // rule says who may call an RPC, and which members serve it.

@@ -25,6 +25,7 @@ const (
 	readBuffer    = 32 << 10 // the same for reading
 	streamWindow  = 1 << 20  // bytes a client may send on a stream ahead of us
 	connWindow    = 4 << 20  // the same on a connection
+	headerBytes   = 1 << 20  // of a request's headers, unpacked; as on the HTTP side
 )
 
 func (a *API) options() []grpc.ServerOption {
@@ -33,6 +34,7 @@ func (a *API) options() []grpc.ServerOption {
 		grpc.ForceServerCodecV2(codec{a.metrics}),
 		grpc.MaxRecvMsgSize(a.maxMessage()),
 		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.MaxHeaderListSize(headerBytes),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.WriteBufferSize(writeBuffer),
 		grpc.ReadBufferSize(readBuffer),

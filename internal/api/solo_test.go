@@ -46,8 +46,9 @@ type solo struct {
 	changes []member.Change
 	matches map[member.ID]uint64
 	peers   Peers
-	pending atomic.Int64 // what was applied and not flushed, as it is reckoned
 	tokens  Tokens
+	heard   func(entry []byte) // what is proposed; nil: nobody listens
+	pending atomic.Int64       // what was applied and not flushed, as it is reckoned
 }
 
 func newSolo(t testing.TB) *solo {
@@ -99,10 +100,10 @@ func (s *solo) apply(e state.Entry) (any, error) {
 			delete(s.granted, l.Lease.ID)
 		}
 	}
+	s.tokens.Changed(out.Tokens)
 	if e.Request != nil {
 		s.pending.Add(state.Cost(e.Request))
 	}
-	s.tokens.Changed(out.Tokens)
 	view := s.machine.View()
 	s.shown.Store(view)
 	if len(out.Events) > 0 {
@@ -139,6 +140,9 @@ func (s *solo) Propose(_ context.Context, req *state.Request, raw []byte) (any, 
 	if err != nil {
 		return nil, err
 	}
+	if s.heard != nil {
+		s.heard(entry)
+	}
 	if req, err = state.Decode(entry); err != nil {
 		return nil, err
 	}
@@ -162,6 +166,15 @@ func (s *solo) Renew(_ context.Context, id lease.ID) (int64, error) {
 		return 0, lease.ErrNotFound
 	}
 	return l.TTL, nil
+}
+
+func (s *solo) RenewNow(ctx context.Context, ids []lease.ID, ttls []int64) (n int, err error) {
+	for ; n < len(ids) && err == nil; n++ {
+		if ttls[n], err = s.Renew(ctx, ids[n]); err != nil {
+			return n, nil
+		}
+	}
+	return n, nil
 }
 
 func (s *solo) Leases(context.Context) (ids []lease.ID, _ error) {

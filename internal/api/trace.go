@@ -9,6 +9,9 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.opentelemetry.io/otel/attribute"
+	otelcodes "go.opentelemetry.io/otel/codes"
+	oteltrace "go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/peer"
@@ -23,6 +26,7 @@ import (
 type trace struct {
 	context.Context
 	began   time.Time
+	user    string
 	request any // as it was decoded; nil before
 	in      int // bytes of it
 	// Of the time that the call took: waiting to hear that this member is up to
@@ -47,11 +51,42 @@ func traceOf(ctx context.Context) (*trace, bool) {
 }
 
 // timed is a member whose waits are measured.
-type timed struct{ Member }
+type timed struct {
+	Member
+	tracer oteltrace.Tracer // may be nil
+}
+
+// begin begins a span of a call, if calls are traced.
+func (m timed) begin(ctx context.Context, name string) (context.Context, func(error)) {
+	if m.tracer == nil {
+		return ctx, func(error) {}
+	}
+	ctx, span := m.tracer.Start(ctx, name)
+	return ctx, func(err error) {
+		if err != nil {
+			span.SetStatus(otelcodes.Error, err.Error())
+		}
+		span.End()
+	}
+}
+
+// annotate puts what the log would say of a slow call into its span.
+func (m *method) annotate(t *trace, reply any, err error) {
+	span := oteltrace.SpanFromContext(t)
+	if !m.api.traced || !span.IsRecording() {
+		return
+	}
+	for _, a := range m.told(t, t.request, err) {
+		span.SetAttributes(attribute.String("kvd."+a.Key, a.Value.String()))
+	}
+	span.SetAttributes(attribute.Int("kvd.request-bytes", t.in), attribute.Int("kvd.reply-bytes", bytesOf(reply)))
+}
 
 func (m timed) Propose(ctx context.Context, req *state.Request, raw []byte) (any, error) {
 	began := time.Now()
+	ctx, end := m.begin(ctx, "log: propose and apply")
 	reply, err := m.Member.Propose(ctx, req, raw)
+	end(err)
 	if t, ok := traceOf(ctx); ok {
 		t.log += time.Since(began)
 	}
@@ -60,7 +95,9 @@ func (m timed) Propose(ctx context.Context, req *state.Request, raw []byte) (any
 
 func (m timed) Barrier(ctx context.Context) error {
 	began := time.Now()
+	ctx, end := m.begin(ctx, "read index")
 	err := m.Member.Barrier(ctx)
+	end(err)
 	if t, ok := traceOf(ctx); ok {
 		t.barrier += time.Since(began)
 	}
@@ -102,10 +139,13 @@ func bytesOf(reply any) int {
 
 // callerName is who calls, by user or by certificate, and from where.
 func callerName(ctx context.Context) (who, remote string) {
-	remote = "unknown"
+	who, remote = callerOf(ctx).name, "unknown"
+	if t, ok := traceOf(ctx); ok && who == "" {
+		who = t.user
+	}
 	if p, ok := peer.FromContext(ctx); ok {
 		remote = p.Addr.String()
-		if t, ok := p.AuthInfo.(credentials.TLSInfo); ok && len(t.State.PeerCertificates) > 0 {
+		if t, ok := p.AuthInfo.(credentials.TLSInfo); ok && who == "" && len(t.State.PeerCertificates) > 0 {
 			who = "certificate " + strconv.Quote(t.State.PeerCertificates[0].Subject.CommonName)
 		}
 	}
@@ -159,6 +199,11 @@ func eachSpan(request any, visit func(string)) {
 		visit(fmt.Sprintf("lease %x", r.GetID()))
 	case interface{ GetID() uint64 }: // of a member
 		visit(fmt.Sprintf("member %x", r.GetID()))
+	case interface {
+		GetUser() string
+		GetRole() string
+	}:
+		visit(fmt.Sprintf("user %q, role %q", r.GetUser(), r.GetRole()))
 	case interface{ GetName() string }: // of a user or a role
 		visit(strconv.Quote(r.GetName()))
 	}

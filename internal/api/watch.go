@@ -180,6 +180,7 @@ func (w *watchStream) create(r *pb.WatchCreateRequest) {
 		return
 	}
 	owner, by, err := w.guard.judge(r)
+	w.call.audit(as(w.call.ctx, owner), r, wire(err))
 	if err != nil {
 		w.sink.Refuse(wire(err).Error())
 		return

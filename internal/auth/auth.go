@@ -69,11 +69,13 @@ type View struct {
 	revision uint64
 	users    *btree.Map[string, *user]
 	roles    *btree.Map[string, *role]
+	keys     []TokenKey // replaced, not edited
 }
 
 // Book is users and roles as they are now.
 type Book struct {
 	now   View
+	floor int64 // no token key made until then is taken; Unix seconds
 	shown *View // the last one given out; nil when something has changed since
 }
 
@@ -122,7 +124,10 @@ func Load(r store.Reader) (*Book, error) {
 	if err := b.loadUsers(r); err != nil {
 		return nil, err
 	}
-	return b, b.loadRoles(r)
+	if err := b.loadRoles(r); err != nil {
+		return nil, err
+	}
+	return b, b.loadTokenKeys(r)
 }
 
 func (b *Book) loadUsers(r store.Reader) (err error) {
@@ -166,7 +171,7 @@ func (b *Book) Now() *View { return &b.now }
 // View returns users and roles as they are now.
 func (b *Book) View() *View {
 	if b.shown == nil {
-		b.shown = &View{enabled: b.now.enabled, revision: b.now.revision, users: b.now.users.Copy(), roles: b.now.roles.Copy()}
+		b.shown = &View{enabled: b.now.enabled, revision: b.now.revision, users: b.now.users.Copy(), roles: b.now.roles.Copy(), keys: b.now.keys}
 	}
 	return b.shown
 }
@@ -203,6 +208,7 @@ func (b *Book) Disable(rows *store.Batch) bool {
 	}
 	b.now.enabled = false
 	rows.Put(store.Auth, []byte(enabledKey), []byte{0})
+	b.dropKeys(rows)
 	b.commit(rows)
 	return true
 }

@@ -235,6 +235,7 @@ type Log struct {
 	Format       string // "auto" (journal under systemd, else text), "json", "text" or "journal"
 	Outputs      []string
 	Rotation     bool
+	Audit        string // "none", "writes" or "all"
 	RotationJSON string // RotationPlan reads it
 }
 

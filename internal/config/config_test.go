@@ -139,7 +139,8 @@ func TestEveryOptionOfEtcdHasItsDefault(t *testing.T) {
 		"bootstrap-defrag-threshold-megabytes": "0", "compaction-sleep-interval": "10ms",
 		"downgrade-check-time": "5s", "snapshot-catchup-entries": "5000",
 		"quota-backend-bytes": "2147483648", "backend-batch-limit": "10000", // what 0 means
-		"corrupt-check-time": "10m", // on
+		"corrupt-check-time": "10m",   // on
+		"discovery-fallback": "proxy", // there is one again
 	}
 	gone := []string{"discovery", "discovery-proxy"} // in the help, and refused by etcd
 	defaults := mustLoad(t, sources{})
@@ -372,15 +373,7 @@ func TestForeignVariablesAreOnlyWarnedOf(t *testing.T) {
 	}
 }
 
-func TestWhatThisVersionCannotDoIsNamed(t *testing.T) {
-	for name, args := range map[string][]string{
-		"enable-distributed-tracing": {"--enable-distributed-tracing"},
-	} {
-		texts := mustLoad(t, sources{args: args}).NotYet()
-		if len(texts) != 1 || !strings.HasPrefix(texts[0], name+" (flag --"+name+"): ") {
-			t.Errorf("%v: %q", args, texts)
-		}
-	}
+func TestWhatEtcdCanDoThisVersionCan(t *testing.T) {
 	for _, args := range []string{
 		"--feature-gates=AllAlpha=true",
 		"--initial-cluster=default=http://127.0.0.1:1,b=http://127.0.0.1:2",
@@ -388,6 +381,8 @@ func TestWhatThisVersionCannotDoIsNamed(t *testing.T) {
 		"--discovery-endpoints=a:1 --discovery-token=t",
 		"--discovery-srv=example.com --discovery-srv-name=x",
 		"--force-new-cluster",
+		"--enable-distributed-tracing",
+		"--auth-token=jwt,pub-key=a,sign-method=RS256",
 	} {
 		if texts := mustLoad(t, sources{args: strings.Fields(args)}).NotYet(); len(texts) != 0 {
 			t.Errorf("%s: %q", args, texts)

@@ -70,7 +70,6 @@ func TestCheckAnswersForTheDaemon(t *testing.T) {
 	}{
 		{nil, 0, "the configuration is valid (" + DefaultFile + ")\n"},
 		{[]string{"--max-wals=x"}, ExitStatus, "fault: flag --max-wals: "},
-		{[]string{"--enable-distributed-tracing"}, ExitStatus, "not possible: enable-distributed-tracing (flag --enable-distributed-tracing)"},
 		{[]string{"--initial-cluster-state=existing"}, 0, "the configuration is valid"},
 		{[]string{"--max-snapshots=1"}, 0, "warning: max-snapshots is deprecated"},
 		{[]string{"--help"}, 0, "Usage:"},

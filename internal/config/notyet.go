@@ -10,15 +10,8 @@ type missing struct {
 	reason string
 }
 
-// missingParts is what cannot be done yet.
-func missingParts() []missing {
-	return []missing{
-		{
-			"enable-distributed-tracing", func(c *Config) bool { return c.Tracing.Enabled },
-			"this version sends no spans",
-		},
-	}
-}
+// missingParts is what cannot be done yet: nothing, at present.
+func missingParts() []missing { return nil }
 
 // NotYet returns what was asked for and this version of kvd cannot do, each
 // with the reason. A daemon must refuse to start on it: an option that is

@@ -176,6 +176,11 @@ func ownOptions() []*option {
 			bind: func(c *Config) value { return number[uint]{&c.Limits.Inflight, 0} },
 		},
 		{
+			name: "audit-log", section: sectionOwn, standard: "none", values: "none, writes or all", traits: own,
+			help: "Which calls are written to the log with who made them, on which keys, and what came of it: none, what changes something or was denied, or reads too. Values never are.",
+			bind: func(c *Config) value { return text{&c.Log.Audit} },
+		},
+		{
 			name: "watch-stall-timeout", section: sectionOwn, standard: "5m", traits: own,
 			help: "Time after which a watch stream is ended whose client does not read (0 means never). Clients watch again from where they were.",
 			bind: func(c *Config) value { return duration{&c.Watch.StallTimeout} },

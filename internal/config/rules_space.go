@@ -14,6 +14,13 @@ const (
 // spaceRules are of how a member looks after its space and its load.
 func spaceRules() []rule {
 	return []rule{
+		{[]string{"audit-log"}, func(c *Config) (string, string) {
+			switch c.Log.Audit {
+			case "none", "writes", "all":
+				return "", ""
+			}
+			return fmt.Sprintf("%q is unknown", c.Log.Audit), "use none, writes or all"
+		}},
 		{[]string{"auto-defrag-free-percent"}, func(c *Config) (string, string) {
 			if p := c.Store.DefragFreePercent; p > 100 {
 				return fmt.Sprintf("%d is not a part of 100", p), "use 0 to 100"

@@ -20,8 +20,9 @@ const (
 // Simple knows the simple tokens that the members of the cluster have given
 // out. A token lives for a time after it was last used here.
 type Simple struct {
-	ttl time.Duration
-	now func() time.Time
+	ttl   time.Duration
+	now   func() time.Time
+	began time.Time
 
 	mu     sync.RWMutex
 	tokens map[string]*simpleToken
@@ -42,7 +43,7 @@ func NewSimple(ttl time.Duration, now func() time.Time) *Simple {
 	if now == nil {
 		now = time.Now
 	}
-	return &Simple{ttl: ttl, now: now, tokens: map[string]*simpleToken{}, pruned: now()}
+	return &Simple{ttl: ttl, now: now, began: now(), tokens: map[string]*simpleToken{}, pruned: now()}
 }
 
 // RandomPrefix is a token up to its dot, which is for the log to complete.
@@ -61,9 +62,13 @@ func RandomPrefix() string {
 	return out.String()
 }
 
-// Add takes a token that the log has given to a user.
+// Add takes a token that the log has given to a user. The log of a member that
+// has started again gives out once more what was given out before.
 func (s *Simple) Add(token, user string) {
 	now := s.now()
+	if c, ok := ReadClaim(token); ok && c.Made.Before(s.began) && !s.Fresh(c.Made) {
+		return
+	}
 	t := &simpleToken{user: user}
 	t.ends.Store(now.Add(s.ttl).UnixNano())
 	s.mu.Lock()

@@ -118,6 +118,13 @@ func TestFilesWithAFaultStayOutOfService(t *testing.T) {
 	d := run(t, Inputs{Config: configured(t, args...), Notifier: notifier})
 	d.ready(t)
 	trust := &tls.Config{RootCAs: a.pool}
+	if conn, err := tls.Dial("tcp", d.client(t), &tls.Config{}); err == nil { // which trusts it not
+		conn.Close()
+		t.Error("a stranger trusts the member")
+	}
+	waitFor(t, func() bool {
+		return d.metrics(t)[`kvd_tls_rejected_connections_total{option="listen-client-urls"}`] == 1
+	})
 
 	a.install(t, "second", a.path("now.crt"), "") // and its key does not come
 	refused := d.log.wait(t, notInService, 0)

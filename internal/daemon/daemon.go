@@ -85,15 +85,16 @@ type running struct {
 	joined    bool          // it was ready once
 	proxy     *proxy.Proxy  // nil: this is a member
 
+	splits    []*listen.Split
 	passwords *credential.Passwords
 	tokens    api.Tokens
 	services  *api.API // made before live is set
-	splits    []*listen.Split
 
 	live  atomic.Pointer[replica.Replica] // replica, for any goroutine; nil until it is made
 	phase atomic.Value                    // string: the last status; for any goroutine
 	// corrupt says that this member is alarmed as corrupt; for any goroutine.
 	corrupt atomic.Bool
+	tracing tracing
 	filled  atomic.Uint32 // upkeep.Fill, as it was told last; for any goroutine
 }
 
@@ -114,22 +115,14 @@ func newRunning(in Inputs) *running {
 	return m
 }
 
-// Run starts a member, or a proxy of a cluster, and runs it until ctx ends or it fails. After a failure
-// of the disk nothing is waited for: the process is expected to end. The error
-// is a *ConfigError when starting again is of no use before the configuration
-// has been changed.
+// Run starts a member, or a proxy of a cluster, and runs it until ctx ends or it
+// fails. After a failure of the disk nothing is waited for: the process is
+// expected to end. The error is a *ConfigError when starting again is of no use
+// before the configuration has been changed.
 func Run(ctx context.Context, in Inputs) error {
 	m := newRunning(in)
 	for _, w := range in.Config.Warnings {
 		m.log.Warn(w)
-	}
-	if err := possible(in.Config); err != nil {
-		m.status("not started: " + err.Error())
-		return err
-	}
-	if err := m.newCredentials(); err != nil {
-		m.status("not started: " + err.Error())
-		return err
 	}
 	role, err := m.identify()
 	if err != nil {
@@ -139,8 +132,7 @@ func Run(ctx context.Context, in Inputs) error {
 	if role == bootstrap.Proxy {
 		return m.runProxy(ctx)
 	}
-	m.progress("opening the ports")
-	if err := m.listen(ctx); err != nil {
+	if err := m.begin(ctx); err != nil {
 		m.status("not started: " + err.Error())
 		return err
 	}
@@ -185,6 +177,18 @@ func Run(ctx context.Context, in Inputs) error {
 		return err // the disk or the machine cannot be trusted any more: no farewell
 	}
 	return m.stop(context.WithoutCancel(ctx))
+}
+
+// begin is the start up to the ports, from which on there is something to undo.
+func (m *running) begin(ctx context.Context) error {
+	if err := possible(m.config); err != nil {
+		return err
+	}
+	if err := m.newCredentials(); err != nil {
+		return err
+	}
+	m.progress("opening the ports")
+	return m.listen(ctx)
 }
 
 // possible refuses options that this version cannot honour: ignoring them would
@@ -315,6 +319,9 @@ func (m *running) assemble() (err error) {
 		return err
 	}
 	m.hub = watch.New(watch.Options{}, func() *mvcc.View { return m.replica.View().Keys }, m.log, m.registry)
+	if err := m.traceCalls(context.Background()); err != nil {
+		return err
+	}
 	m.services = m.newServices()
 	if err := m.newTransport(); err != nil {
 		return err

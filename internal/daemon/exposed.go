@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"kvd/internal/listen"
-	"kvd/internal/store"
 )
 
 // exposed are the ports on which somebody on the way can listen in and write as
@@ -108,22 +107,10 @@ func (m *running) refuseExposed() error {
 	return nil
 }
 
-// authenticates says whether users have to log in, by what is on disk.
+// authenticates says whether users have to log in.
 func (m *running) authenticates() bool {
-	on, err := authEnabled(m.opened.Store)
-	if err != nil {
-		m.log.Warn("cannot see whether authentication is on", "error", err)
+	if live := m.live.Load(); live != nil {
+		return live.View().Users.Enabled()
 	}
-	return on
-}
-
-func authEnabled(s *store.File) (on bool, err error) {
-	defer store.Catch(&err)
-	rows, err := s.Read()
-	if err != nil {
-		return false, err
-	}
-	defer rows.Close()
-	v := rows.Value(store.Auth, []byte("authEnabled"))
-	return len(v) == 1 && v[0] == 1, nil
+	return m.opened.Machine.View().Users.Enabled()
 }

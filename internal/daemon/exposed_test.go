@@ -14,6 +14,7 @@ import (
 	"kvd/internal/bootstrap"
 	"kvd/internal/config"
 	"kvd/internal/listen"
+	"kvd/internal/state"
 	"kvd/internal/store"
 )
 
@@ -52,8 +53,8 @@ func TestPlainPortsBeyondThisMachineAreExposed(t *testing.T) {
 	}
 }
 
-// opened makes a member's database, with authentication on or off.
-func withAuth(t *testing.T, on byte) *store.File {
+// withAuth makes a member with authentication on or off.
+func withAuth(t *testing.T, on byte) *bootstrap.Member {
 	t.Helper()
 	f, err := store.Open(t.TempDir()+"/db", store.Options{})
 	must(t, err)
@@ -61,7 +62,12 @@ func withAuth(t *testing.T, on byte) *store.File {
 	rows := &store.Batch{}
 	rows.Put(store.Auth, []byte("authEnabled"), []byte{on})
 	must(t, f.Commit(store.Stamp{Index: 1, Term: 1}, rows))
-	return f
+	r, err := f.Read()
+	must(t, err)
+	defer r.Close()
+	machine, err := state.Load(r, func() (store.Reader, error) { return f.Read() }, state.Options{})
+	must(t, err)
+	return &bootstrap.Member{Store: f, Machine: machine}
 }
 
 func TestExposedPortsAndAuthenticationDoNotGoTogether(t *testing.T) {
@@ -73,7 +79,7 @@ func TestExposedPortsAndAuthenticationDoNotGoTogether(t *testing.T) {
 		log := newRecords()
 		m := &running{
 			config: &config.Config{}, log: slog.New(log), registry: prometheus.NewRegistry(),
-			opened: &bootstrap.Member{Store: withAuth(t, c.on)},
+			opened: withAuth(t, c.on),
 		}
 		m.ports.client = listen.Ports{portAt("http", c.ip)}
 		m.warnExposed(t.Context())

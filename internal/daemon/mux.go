@@ -26,12 +26,13 @@ func (m *running) newGateway() *gateway.Gateway {
 		MaxRequestBytes: int(c.Limits.RequestBytes),
 		ClientCertAuth:  c.ClientTLS.ClientCertAuth,
 	}, gateway.Questions{
-		Versions: m.versions,
-		Alarms:   m.alarms,
-		Leader:   m.hasLeader,
-		Learner:  m.learner,
-		Read:     m.probe,
-		Vars:     map[string]func() any{"raft.status": m.raftStatus},
+		Versions:      m.versions,
+		Alarms:        m.alarms,
+		Leader:        m.hasLeader,
+		Learner:       m.learner,
+		Authenticates: m.knowsUsers,
+		Read:          m.probe,
+		Vars:          map[string]func() any{"raft.status": m.raftStatus},
 	}, gateway.Build{Version: m.in.Version, Commit: m.in.Commit}, m.log, m.registry, m.registry)
 }
 
@@ -71,6 +72,12 @@ func (m *running) learner() bool {
 	}
 	self, _ := live.View().Members.Member(member.ID(live.Status().Member))
 	return self.Learner
+}
+
+// knowsUsers reports whether callers must be users now.
+func (m *running) knowsUsers() bool {
+	live := m.live.Load()
+	return live != nil && live.View().Users.Enabled()
 }
 
 // probe reads one key, as a client would: from this member alone, or with the

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"kvd/internal/listen"
 	"kvd/internal/sd"
 )
@@ -43,6 +45,10 @@ func (m *running) listen(ctx context.Context) (err error) {
 	if m.proxy != nil {
 		c.Listen.Peer = nil // it has nothing to tell members
 	}
+	rejected := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "kvd_tls_rejected_connections_total", Help: "Connections that failed their TLS handshake, by the option of their port.",
+	}, []string{"option"})
+	m.registry.MustRegister(rejected)
 	peers := m.security(m.peers, listen.HTTP)
 	peers.CheckRemote = !c.PeerTLS.SkipSANCheck
 	for _, r := range []struct {
@@ -58,6 +64,7 @@ func (m *running) listen(ctx context.Context) (err error) {
 		r.role.Name = r.files
 		r.role.Configured = c.Given(r.role.Option)
 		r.role.Options.MaxConnections = limit
+		r.role.Options.Rejected = rejected.WithLabelValues(r.role.Option).Inc
 		*r.to, err = listen.Open(ctx, r.role, inherited[r.files])
 		if err == nil {
 			continue

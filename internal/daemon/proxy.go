@@ -49,8 +49,7 @@ func (m *running) runProxy(ctx context.Context) error {
 	if err != nil {
 		return m.retreat(ctx, err)
 	}
-	m.progress("opening the ports")
-	if err := m.listen(ctx); err != nil {
+	if err := m.begin(ctx); err != nil {
 		m.status("not started: " + err.Error())
 		return err
 	}

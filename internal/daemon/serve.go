@@ -140,6 +140,7 @@ func (m *running) newServices() *api.API {
 		Member: m.replica, Peers: distant{m}, Hub: m.hub, Store: m.opened.Store,
 		Passwords: m.passwords, Tokens: m.tokens,
 		Cluster: m.opened.Cluster, ID: m.opened.ID, Log: m.log, Registry: m.registry,
+		Stats: m.tracing.handler, Tracer: m.tracing.tracer,
 	})
 }
 
@@ -180,6 +181,7 @@ func (m *running) apiOptions() api.Options {
 		MaxTxnOps:        int(c.Limits.TxnOps),
 		MaxRequestBytes:  int(c.Limits.RequestBytes),
 		MaxStreams:       c.Limits.ConcurrentStreams,
+		Audit:            audits[c.Log.Audit],
 		MaxInflight:      int(c.Limits.Inflight),
 		QuotaBytes:       c.Store.QuotaBytes,
 		ProgressInterval: c.Watch.ProgressInterval,
@@ -191,10 +193,14 @@ func (m *running) apiOptions() api.Options {
 		KeepAlive:        c.GRPC.KeepAliveInterval,
 		KeepAliveTimeout: c.GRPC.KeepAliveTimeout,
 		Extensive:        c.HTTP.Metrics == "extensive",
+		Exposed:          m.exposure.ports,
 		ClientCertAuth:   c.ClientTLS.ClientCertAuth,
 		RefuseOnDefrag:   c.Gates.On(config.StopGRPCServiceOnDefrag),
 	}
 }
+
+// audits is what the services call the values of audit-log.
+var audits = map[string]api.Audit{"none": api.AuditNone, "writes": api.AuditWrites, "all": api.AuditAll}
 
 // orNever is what the services take 0 for.
 func orNever(d time.Duration) time.Duration {

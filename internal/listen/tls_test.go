@@ -327,6 +327,7 @@ func TestALPNSendsClientsToTheirProtocol(t *testing.T) {
 		{[]string{"h2"}, preface, split.GRPC},
 		{[]string{"h2", "http/1.1"}, "GET / HTTP/1.1\r\n\r\n", split.HTTP},
 		{nil, "GET / HTTP/1.1\r\n\r\n", split.HTTP},
+		{nil, preface, split.GRPC}, // clients of gRPC that know nothing of ALPN
 	} {
 		config := ca.trust()
 		config.NextProtos = c.offers

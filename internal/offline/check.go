@@ -82,6 +82,7 @@ func CheckFile(ctx context.Context, path string, o Options) (*Report, error) {
 	switch err := verifyDigest(path, &o); {
 	case errors.Is(err, ErrDigest):
 		c.add(Fault, path, remedyAnother, "%v", ErrDigest)
+	case errors.Is(err, ErrNoDigest) && !c.Sound(): // it was cut off, too
 	case errors.Is(err, ErrNoDigest):
 		c.add(Remark, path, "", "%v: it is not a snapshot that was saved, but a database that was copied", ErrNoDigest)
 	case err != nil:

@@ -24,6 +24,25 @@ func (r *Replica) Renew(ctx context.Context, id lease.ID) (ttl int64, err error)
 	return ask(ctx, r, func(l *loop, reply reply[int64]) { l.renewals.renew(id, reply) })
 }
 
+// RenewNow renews leases in their order, up to the first that takes more than a
+// look: one that is over, say, or all if this member is not in office. It returns
+// how many it has renewed and puts their TTLs, in seconds, into ttls, which must be
+// as long as ids. One call of the loop does for all.
+func (r *Replica) RenewNow(ctx context.Context, ids []lease.ID, ttls []int64) (n int, err error) {
+	return ask(ctx, r, func(l *loop, reply reply[int]) {
+		n := 0
+		for n < len(ids) {
+			ttl, ok := l.renewals.now(ids[n])
+			if !ok {
+				break
+			}
+			ttls[n] = ttl
+			n++
+		}
+		reply(n, nil)
+	})
+}
+
 // Remaining is the time that a lease has left; it is negative for one that is
 // over but not yet revoked. Only the leader can tell.
 func (r *Replica) Remaining(ctx context.Context, id lease.ID) (time.Duration, error) {
@@ -75,7 +94,34 @@ func newRenewals(l *loop) renewals {
 	}
 }
 
+// now renews a lease if nothing stands in the way.
+func (rn *renewals) now(id lease.ID) (ttl int64, ok bool) {
+	l := rn.loop
+	if !l.core.Leading() || l.health.doubt || l.led == 0 {
+		return 0, false
+	}
+	found, ok := l.r.view.Load().Leases.Lease(id)
+	if !ok || rn.deadlines.Checkpoints && found.Remaining > 0 {
+		return 0, false
+	}
+	if at, ok := rn.deadlines.Deadline(id); ok && !at.After(l.now) {
+		return 0, false
+	}
+	return rn.extend(found), true
+}
+
+// extend gives a lease its time again, and returns its TTL.
+func (rn *renewals) extend(found lease.Lease) (ttl int64) {
+	rn.deadlines.Set(found.ID, rn.loop.now.Add(seconds(found.Left())))
+	rn.loop.r.metrics.renewed.Inc()
+	return found.TTL
+}
+
 func (rn *renewals) renew(id lease.ID, answer reply[int64]) {
+	if ttl, ok := rn.now(id); ok {
+		answer(ttl, nil)
+		return
+	}
 	l := rn.loop
 	fail := func(err error) { answer(0, err) }
 	again := func() { rn.renew(id, answer) }
@@ -97,9 +143,7 @@ func (rn *renewals) renew(id lease.ID, answer reply[int64]) {
 		rn.reset(id, answer)
 		return
 	}
-	rn.deadlines.Set(id, l.now.Add(seconds(found.Left())))
-	l.r.metrics.renewed.Inc()
-	answer(found.TTL, nil)
+	answer(rn.extend(found), nil)
 }
 
 func (rn *renewals) remaining(id lease.ID, answer reply[time.Duration]) {

@@ -8,6 +8,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"google.golang.org/protobuf/encoding/protowire"
+
 	"kvd/internal/auth"
 	"kvd/internal/lease"
 )
@@ -166,12 +168,42 @@ func (m *Machine) authenticate(index uint64, r *pb.InternalAuthenticateRequest) 
 	if _, err := users.Password(r.Name); err != nil {
 		return Outcome{Err: auth.ErrFailed}
 	}
+	if key, ok := CarriedKey(r); ok {
+		m.users.OfferKey(key, m.batch)
+	}
 	// Etcd numbers a token by the entry before the one that makes it.
 	token := fmt.Sprintf("%s.%d", r.SimpleToken, index-1)
 	return Outcome{
 		Reply:  &TokenReply{Revision: m.keys.Revision(), Token: token, AuthRevision: users.Revision()},
 		Tokens: []TokenChange{{User: r.Name, Token: token}},
 	}
+}
+
+// fieldTokenKey is a field of InternalAuthenticateRequest that etcd does not know
+// and passes over: members of both kinds apply the same entry.
+const fieldTokenKey = 52379
+
+// CarryKey puts a token key into a request to authenticate.
+func CarryKey(r *pb.InternalAuthenticateRequest, key auth.TokenKey) {
+	b := protowire.AppendTag(nil, fieldTokenKey, protowire.BytesType)
+	r.ProtoReflect().SetUnknown(protowire.AppendBytes(b, key.Encode()))
+}
+
+// CarriedKey finds the token key in a request; one from etcd has none.
+func CarriedKey(r *pb.InternalAuthenticateRequest) (key auth.TokenKey, ok bool) {
+	for b := []byte(r.ProtoReflect().GetUnknown()); len(b) > 0; {
+		num, typ, n := protowire.ConsumeField(b)
+		if n < 0 {
+			return key, false
+		}
+		if num == fieldTokenKey && typ == protowire.BytesType {
+			_, _, head := protowire.ConsumeTag(b)
+			value, _ := protowire.ConsumeBytes(b[head:])
+			return auth.DecodeTokenKey(value)
+		}
+		b = b[n:]
+	}
+	return key, false
 }
 
 // manage runs a command that changes users and roles. False means that the

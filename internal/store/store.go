@@ -61,7 +61,7 @@ type CorruptError struct {
 
 // Error names the file, what is wrong and the ways out.
 func (e *CorruptError) Error() string {
-	return fmt.Sprintf("%s is corrupt: %s; keep a copy of it, then restore this member from a snapshot (etcdutl snapshot restore), "+
+	return fmt.Sprintf("%s is corrupt: %s; keep a copy of it, then restore this member from a snapshot (kvd snapshot restore), "+
 		"or remove it from the cluster and add it again with an empty data directory", e.File, e.Reason)
 }
 

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+
+	"kvd/internal/vfs"
 )
 
 // Health is what Check has found a log to be.
@@ -59,4 +61,23 @@ func Check(dir string, o Options) (h Health, err error) {
 		h.Torn = fmt.Sprintf("%s: remains of a write lie behind the end of the data at offset %d", filepath.Base(r.segments[len(segments)-1].path), r.tail.end)
 	}
 	return h, nil
+}
+
+// Hold keeps other processes from writing to the log in dir until release is
+// called, as the process that has it open does. If one has, the error is
+// vfs.ErrLocked. It changes nothing.
+func Hold(dir string) (release func() error, err error) {
+	files := vfs.OS{}
+	segments, _, err := listSegments(files, dir)
+	if err != nil {
+		return nil, err
+	}
+	if len(segments) == 0 {
+		return nil, fmt.Errorf("%s: %w", dir, ErrNotFound)
+	}
+	last := &segments[len(segments)-1]
+	if err := last.lock(files); err != nil {
+		return nil, err
+	}
+	return last.close, nil
 }

@@ -16,6 +16,7 @@ const (
 	methodTxn         = "/etcdserverpb.KV/Txn"
 	methodWatch       = "/etcdserverpb.Watch/Watch"
 	methodLeaseGrant  = "/etcdserverpb.Lease/LeaseGrant"
+	methodKeepAlive   = "/etcdserverpb.Lease/LeaseKeepAlive"
 	methodStatus      = "/etcdserverpb.Maintenance/Status"
 	methodMemberAdd   = "/etcdserverpb.Cluster/MemberAdd"
 )

@@ -98,6 +98,7 @@ func (l *limit) register() *grpc.Server {
 	server.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "etcdserverpb.Lease",
 		Methods:     []grpc.MethodDesc{unary("LeaseGrant", l.grant)},
+		Streams:     []grpc.StreamDesc{{StreamName: "LeaseKeepAlive", Handler: l.keep, ServerStreams: true, ClientStreams: true}},
 	}, nil)
 	server.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "etcdserverpb.Watch",
@@ -151,6 +152,21 @@ func (l *limit) txn([]byte) []byte {
 func (l *limit) grant([]byte) []byte {
 	out := appendInt(l.header(), 2, l.revision.Add(1))
 	return appendInt(out, 3, leaseSeconds)
+}
+
+// keep answers each keep-alive with the lease that it asks for.
+func (l *limit) keep(_ any, stream grpc.ServerStream) error {
+	for {
+		in := reply{keep: true}
+		if err := stream.RecvMsg(&in); err != nil {
+			return nil // the client has said all
+		}
+		out := append(l.header(), protowire.AppendTag(nil, 2, protowire.VarintType)...)
+		out = append(out, in.body[1:]...) // behind the tag is the ID
+		if err := stream.SendMsg(&request{appendInt(out, 3, leaseSeconds)}); err != nil {
+			return err
+		}
+	}
 }
 
 // stream sends the listing in one message.

@@ -65,7 +65,9 @@ func TestElectionAndLockAreEtcds(t *testing.T) {
 	}
 }
 
-func (c *claims) say(format string, args ...any) { c.told = append(c.told, fmt.Sprintf(format, args...)) }
+func (c *claims) say(format string, args ...any) {
+	c.told = append(c.told, fmt.Sprintf(format, args...))
+}
 
 // answer writes down what an RPC came to.
 func (c *claims) answer(what string, h *pb.ResponseHeader, rest any, err error) {

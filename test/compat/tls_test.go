@@ -263,6 +263,36 @@ func TestUnixSocketsServeClients(t *testing.T) {
 	}
 }
 
+func TestHTTPAndGRPCMayHaveSecurePortsOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	a.both("server")
+	for _, bin := range []oracle.Binary{oracle.Etcd(t), target(t)} {
+		calls, web, plain := oracle.FreeAddress(t), oracle.FreeAddress(t), "http://"+oracle.FreeAddress(t)
+		oracle.Start(t, bin, oracle.Options{ClientURL: plain, Args: []string{
+			"--listen-client-urls=https://" + calls, "--listen-client-http-urls=" + plain + ",https://" + web,
+			"--cert-file=" + a.file("server.crt"), "--key-file=" + a.file("server.key"),
+			"--trusted-ca-file=" + a.file("ca.crt"),
+		}})
+		shown := func() *tls.Config { return a.trust(a.both("visitor")) }
+		if got := callOver(t, calls, credentials.NewTLS(shown())); got != "OK" {
+			t.Errorf("%s: gRPC on its port: %s", bin.Name, got)
+		}
+		if got := callOver(t, web, credentials.NewTLS(shown())); got == "OK" { // etcd says Unimplemented, kvd speaks no HTTP/2 there
+			t.Errorf("%s: gRPC on the port of HTTP/1", bin.Name)
+		}
+		if got := over(t, "tcp", web, shown()); !strings.HasPrefix(got, "200 ") {
+			t.Errorf("%s: HTTP/1 on its port: %s", bin.Name, got)
+		}
+		if got := over(t, "tcp", calls, shown()); got != "refused" {
+			t.Errorf("%s: HTTP/1 on the port of gRPC: %s", bin.Name, got)
+		}
+		if got := over(t, "tcp", web, a.trust()); got != "refused" {
+			t.Errorf("%s: without a certificate: %s", bin.Name, got)
+		}
+	}
+}
+
 func TestOneAddressServesBothSchemes(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)

@@ -191,6 +191,32 @@ func TestCommandsInTheDocumentsDoAsShown(t *testing.T) {
 	}
 }
 
+// TestCommandsWithTLSDoAsShown runs the blocks that begin with nothing, and start
+// a member of their own.
+func TestCommandsWithTLSDoAsShown(t *testing.T) {
+	const name = "docs/operations.md"
+	all := sessions(t, filepath.Join("../..", name), "<!-- tested with TLS -->")
+	if len(all) == 0 {
+		t.Fatal("no block is marked")
+	}
+	dir := workshop(t)
+	t.Cleanup(func() {
+		text, _ := os.ReadFile(filepath.Join(dir, "kvd.pid")) // it may not have come to that
+		if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+			syscall.Kill(pid, syscall.SIGKILL) //nolint:errcheck // it has ended if all went well
+		}
+		if log, err := os.ReadFile(filepath.Join(dir, "kvd.log")); err == nil && t.Failed() {
+			t.Logf("kvd wrote:\n%s", log)
+		}
+	})
+	at := places{{address, oracle.FreeAddress(t)}, {"127.0.0.1:2380", oracle.FreeAddress(t)}}
+	for _, s := range all {
+		for _, c := range s.commands {
+			c.run(t, name, dir, at)
+		}
+	}
+}
+
 // TestCommandsOnAClusterDoAsShown runs the README's blocks on a cluster of three.
 func TestCommandsOnAClusterDoAsShown(t *testing.T) {
 	c := oracle.StartCluster(t, []oracle.Binary{oracle.Kvd(t)}, oracle.ClusterOptions{
