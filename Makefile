@@ -145,6 +145,10 @@ test-system: ## install the packages on booted Debians and use them there; needs
 	$(MAKE) package ARCHES=$(ARCH) DIST=$(DIST)/system
 	cd test && KVD_TEST_PACKAGES=$(abspath $(DIST)) $(GO) test -count=1 -timeout 20m ./system
 
+.PHONY: test-packages
+test-packages: package ## what the packages' scripts do, interrupted ones too; needs root
+	cd test && KVD_TEST_PACKAGES=$(abspath $(DIST)) $(GO) test -count=1 -timeout 30m ./packages
+
 .PHONY: bench
 bench: build ## measure kvd and etcd side by side; see test/bench
 	cd test && $(GO) build -o .cache/bin/etcd-for-bench go.etcd.io/etcd/server/v3 && \

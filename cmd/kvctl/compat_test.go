@@ -21,11 +21,12 @@ import (
 	"go.uber.org/zap"
 )
 
-// TestEqualsEtcdctlAgainstEtcd gives the same command lines to etcdctl and to
-// kvctl, each with a real etcd of its own, and compares what they print and
-// how they exit. The two etcds are twins: alone in their clusters, and with
-// the same identities, as they claim the same peer address.
-func TestEqualsEtcdctlAgainstEtcd(t *testing.T) {
+// TestEqualsEtcdctl gives the same command lines to etcdctl with etcd, to kvctl
+// with etcd, to etcdctl with kvd and to kvctl with kvd, each with a server of
+// its own, and compares what they print and how they exit. The servers are
+// alike: alone in their clusters, and with the same identities, as they claim
+// the same peer address.
+func TestEqualsEtcdctl(t *testing.T) {
 	etcd, etcdctl := os.Getenv("KVD_TEST_ETCD"), os.Getenv("KVD_TEST_ETCDCTL")
 	if etcd == "" || etcdctl == "" {
 		t.Skip("KVD_TEST_ETCD and KVD_TEST_ETCDCTL do not name an etcd and an etcdctl 3.7.3 to compare with")
@@ -34,55 +35,98 @@ func TestEqualsEtcdctlAgainstEtcd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	kvd := filepath.Join(t.TempDir(), "kvd")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", kvd, "../kvd").CombinedOutput(); err != nil {
+		t.Fatalf("build kvd: %v\n%s", err, out)
+	}
 	for name, script := range compatScripts() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			theirs := &twin{binary: etcdctl, prefix: "ETCDCTL_", member: startEtcd(t, etcd)}
-			ours := &twin{binary: self, prefix: "KVCTL_", env: []string{asKvctl + "=1"}, member: startEtcd(t, etcd)}
-			compareTwins(t, theirs, ours, script)
+			theirs := twin{name: "etcdctl with etcd", binary: etcdctl, prefix: "ETCDCTL_"}
+			ours := twin{binary: self, prefix: "KVCTL_", env: []string{asKvctl + "=1"}}
+			all := []*twin{new(theirs), new(ours), new(theirs), new(ours)}
+			for i, w := range all {
+				if w.kvd = i >= 2; w.kvd {
+					w.member = startServer(t, kvd, "--config-file=")
+				} else {
+					w.member = startServer(t, etcd, "--logger=zap", "--log-outputs=stderr")
+				}
+			}
+			all[1].name, all[2].name, all[3].name = "kvctl with etcd", "etcdctl with kvd", "kvctl with kvd"
+			for _, s := range script {
+				for _, line := range s.lines() {
+					if s.prepare != nil {
+						for _, w := range all {
+							if !w.kvd || !s.etcdOnly {
+								s.prepare(t, w.member.client)
+							}
+						}
+						continue
+					}
+					compareTwins(t, all, line, s)
+				}
+			}
 		})
 	}
 }
 
-func compareTwins(t *testing.T, theirs, ours *twin, script []step) {
+// compareTwins has all of them run a line at once, and compares what they say
+// with what the first one says.
+func compareTwins(t *testing.T, all []*twin, line string, s step) {
 	t.Helper()
-	compared := 0
-	for _, s := range script {
-		for _, line := range s.lines() {
-			if s.prepare != nil {
-				for _, m := range []*member{theirs.member, ours.member} {
-					s.prepare(t, m.client)
-				}
-				continue
-			}
-			member := ours.member
-			if s.shared { // one member for both, for what differs between twins
-				member = theirs.member
-			}
-			want, wantFiles := theirs.run(t, theirs.member, line, s)
-			got, gotFiles := ours.run(t, member, line, s)
-			compared++
-			if want != got {
-				t.Errorf("%s (environment %q, input %q)\n--- etcdctl: exit %d\n%s%s--- kvctl: exit %d\n%s%s",
-					line, s.env, s.input, want.code, want.out, want.errs, got.code, got.out, got.errs)
-			}
-			if !slices.Equal(wantFiles, gotFiles) {
-				t.Errorf("%s: etcdctl leaves %q, kvctl leaves %q", line, wantFiles, gotFiles)
-			}
+	type end struct {
+		told
+		files []string
+		err   error
+	}
+	ends := make([]end, len(all))
+	var running sync.WaitGroup
+	for i, w := range all {
+		if w.kvd && s.etcdOnly {
+			continue
+		}
+		m := w.member
+		if s.shared && !w.kvd { // one member for both, for what differs between twins
+			m = all[0].member
+		}
+		running.Go(func() { ends[i].told, ends[i].files, ends[i].err = w.run(t, m, line, s) })
+	}
+	running.Wait()
+	for i, w := range all {
+		want, got := ends[0], ends[i]
+		if got.err != nil {
+			t.Fatalf("%s: %s: %v", line, w.name, got.err)
+		}
+		if w.kvd && s.etcdOnly {
+			continue
+		}
+		if w.kvd && s.shared { // numbers in which two servers cannot agree
+			want.out, got.out = anyNumber.ReplaceAllString(want.out, "N"), anyNumber.ReplaceAllString(got.out, "N")
+		}
+		if want.told != got.told {
+			t.Errorf("%s (environment %q, input %q)\n--- %s: exit %d\n%s%s--- %s: exit %d\n%s%s",
+				line, s.env, s.input, all[0].name, want.code, want.out, want.errs, w.name, got.code, got.out, got.errs)
+		}
+		if !slices.Equal(want.files, got.files) {
+			t.Errorf("%s: %s leaves %q, %s leaves %q", line, all[0].name, want.files, w.name, got.files)
 		}
 	}
-	t.Logf("%d command lines compared", compared)
 }
+
+// anyNumber is a number with its unit, or an identity, and the padding of its cell in a table.
+var anyNumber = regexp.MustCompile(`[─ ]*\b([0-9a-f]{13,16}\b|\d+(\.\d+)?( [kMG]?B|%)?)[─ ]*`)
 
 // twin is one of the two programs, with the member it talks to.
 type twin struct {
+	name   string
+	kvd    bool // it talks to kvd, not to etcd
 	binary string
 	prefix string // of the environment it reads
 	env    []string
 	member *member
 }
 
-// member is one etcd.
+// member is one server.
 type member struct {
 	addr   string
 	client *clientv3.Client
@@ -90,13 +134,12 @@ type member struct {
 
 // run gives line to the program and returns what it said, without what no two
 // runs share, and the files it left.
-func (w *twin) run(t *testing.T, m *member, line string, s step) (told, []string) {
-	t.Helper()
+func (w *twin) run(t *testing.T, m *member, line string, s step) (told, []string, error) {
 	words, err := splitWords(line)
 	if err != nil {
-		t.Fatal(err)
+		return told{}, nil, err
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, w.binary, words...)
 	cmd.Dir = t.TempDir()
@@ -114,10 +157,10 @@ func (w *twin) run(t *testing.T, m *member, line string, s step) (told, []string
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
-		t.Fatal(err)
+		return told{}, nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+		return told{}, nil, err
 	}
 	if s.until == "" {
 		_, _ = io.WriteString(stdin, s.input) // it may have exited without reading
@@ -126,20 +169,27 @@ func (w *twin) run(t *testing.T, m *member, line string, s step) (told, []string
 		for l := range strings.Lines(s.input) {
 			word, isWait := strings.CutPrefix(l, "wait ")
 			if isWait {
-				out.wait(t, strings.TrimSuffix(word, "\n"))
-			} else if _, err := io.WriteString(stdin, l); err != nil {
-				t.Errorf("%s: %v", line, err)
+				err = out.wait(strings.TrimSuffix(word, "\n"))
+			} else {
+				_, err = io.WriteString(stdin, l)
+			}
+			if err != nil {
+				break
 			}
 		}
-		out.wait(t, s.until)
-		if err := cmd.Process.Kill(); err != nil {
-			t.Errorf("%s: %v", line, err)
+		if err == nil {
+			err = out.wait(s.until)
+		}
+		_ = cmd.Process.Kill() // it may have ended
+		if err != nil {
+			_ = cmd.Wait() // it was killed
+			return told{}, nil, fmt.Errorf("%w\n%s", err, &errs)
 		}
 	}
 	err = cmd.Wait()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		t.Fatalf("%s: %v", line, err)
+		return told{}, nil, err
 	}
 	hide := func(text string) string {
 		text = strings.ReplaceAll(text, m.addr, "MEMBER")
@@ -154,16 +204,16 @@ func (w *twin) run(t *testing.T, m *member, line string, s step) (told, []string
 	}
 	files, err := filepath.Glob(filepath.Join(cmd.Dir, "*"))
 	if err != nil {
-		t.Fatal(err)
+		return told{}, nil, err
 	}
 	for i, f := range files {
 		info, err := os.Stat(f)
 		if err != nil {
-			t.Fatal(err)
+			return told{}, nil, err
 		}
 		files[i] = fmt.Sprintf("%s %v", filepath.Base(f), info.Mode())
 	}
-	return told{hide(out.String()), hide(ourNames.Replace(plainErrors(errs.String()))), cmd.ProcessState.ExitCode()}, files
+	return told{hide(out.String()), hide(ourNames.Replace(plainErrors(errs.String()))), cmd.ProcessState.ExitCode()}, files, nil
 }
 
 // watched is output that can be waited for.
@@ -189,13 +239,12 @@ func (w *watched) String() string {
 	return w.text.String()
 }
 
-func (w *watched) wait(t *testing.T, word string) {
-	t.Helper()
-	for deadline := time.After(20 * time.Second); ; {
+func (w *watched) wait(word string) error {
+	for deadline := time.After(time.Minute); ; {
 		w.mu.Lock()
 		if strings.Contains(w.text.String(), word) {
 			w.mu.Unlock()
-			return
+			return nil
 		}
 		if w.changed == nil {
 			w.changed = make(chan struct{})
@@ -205,13 +254,13 @@ func (w *watched) wait(t *testing.T, word string) {
 		select {
 		case <-changed:
 		case <-deadline:
-			t.Fatalf("no %q in the output:\n%s", word, w)
+			return fmt.Errorf("no %q in the output:\n%s", word, w)
 		}
 	}
 }
 
-// startEtcd runs an etcd on free ports until the test ends.
-func startEtcd(t *testing.T, binary string) *member {
+// startServer runs an etcd, or a kvd, on free ports until the test ends.
+func startServer(t *testing.T, binary string, flags ...string) *member {
 	t.Helper()
 	dir := t.TempDir()
 	m := &member{addr: freeAddr(t)}
@@ -220,13 +269,14 @@ func startEtcd(t *testing.T, binary string) *member {
 		t.Fatal(err)
 	}
 	const claimed = "http://127.0.0.1:1" // the identities are made of it; nobody dials it
-	cmd := exec.Command(binary,
+	cmd := exec.Command(binary, append(flags,
 		"--name=default", "--data-dir="+filepath.Join(dir, "data"),
 		"--listen-client-urls=http://"+m.addr, "--advertise-client-urls=http://"+m.addr,
 		"--listen-peer-urls=http://"+freeAddr(t), "--initial-advertise-peer-urls="+claimed,
-		"--initial-cluster=default="+claimed, "--logger=zap", "--log-outputs=stderr",
-	)
-	cmd.Stderr = logs
+		"--initial-cluster=default="+claimed,
+	)...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir} // nothing that configures a server
+	cmd.Stdout, cmd.Stderr = logs, logs
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -243,7 +293,7 @@ func startEtcd(t *testing.T, binary string) *member {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { m.client.Close() })
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for { // until its first own entries are in the log
 		status, err := m.client.Status(ctx, m.addr)
@@ -253,7 +303,7 @@ func startEtcd(t *testing.T, binary string) *member {
 		select {
 		case <-time.After(20 * time.Millisecond):
 		case <-ctx.Done():
-			t.Fatalf("etcd at %s does not serve: %v", m.addr, err)
+			t.Fatalf("the server at %s does not serve: %v", m.addr, err)
 		}
 	}
 }

@@ -27,8 +27,9 @@ func main() {
 
 // run chooses the verb; without one the daemon runs.
 func run(args []string, out, errs io.Writer) int {
-	if t := newTool(out, errs); t.isVerb(args) {
-		return t.run(args)
+	t, ordered := newTool(out, errs), verbFirst(args)
+	if t.isVerb(ordered) {
+		return t.run(ordered)
 	}
 	return runDaemon(args, out, errs)
 }

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"slices"
+	"strings"
+
 	"github.com/spf13/cobra"
 )
 
@@ -40,6 +43,26 @@ func (t *tool) outside(name, short, long string, run verb) *cobra.Command {
 			}
 		},
 	}
+}
+
+// verbFirst puts the flags that all verbs on files have behind the verb: etcdutl
+// takes them in front of it, too, and its manual has them there.
+func verbFirst(args []string) []string {
+	at := 0
+	for at < len(args) {
+		name, _, given := strings.Cut(args[at], "=")
+		switch {
+		case name == "--write-out" || name == "--timeout" || name == "-w":
+			if at++; !given {
+				at++
+			}
+		case strings.HasPrefix(name, "-w") && len(name) > len("-w"):
+			at++
+		default:
+			return slices.Concat(args[at:], args[:at])
+		}
+	}
+	return args
 }
 
 // isVerb reports whether kvd is asked for something else than being the daemon.

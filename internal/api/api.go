@@ -73,6 +73,7 @@ type Options struct {
 	MaxTxnOps        int           // operations in a transaction; 128
 	MaxRequestBytes  int           // one request in the log; 1.5 MiB
 	Audit            Audit         // which calls are written down; none
+	RangeBytes       int64         // memory of all answers to ranges at once; 0: no limit
 	MaxInflight      int           // calls at once, of all clients together; 16384
 	MaxStreams       uint32        // streams at once on one connection; no limit
 	QuotaBytes       int64         // bytes in use in the database that raise the alarm; 2 GiB; negative: none
@@ -153,6 +154,7 @@ type API struct {
 	metrics   *metrics
 	traced    bool // calls may have a span
 	gate      *gate
+	budget    *budget
 	health    *health.Server
 	server    *grpc.Server
 	watching  sinks
@@ -170,8 +172,10 @@ func New(o Options, p Parts) *API {
 		health:  health.NewServer(),
 	}
 	a.traced = p.Tracer != nil
+	a.budget = &budget{limit: a.o.RangeBytes}
 	a.gate = newGate(a.o.MaxInflight)
 	a.metrics.watchGate(p.Registry, a.gate)
+	a.metrics.watchBudget(p.Registry, a.budget)
 	if a.peers = p.Peers; a.peers == nil {
 		a.peers = nobody{}
 	}

@@ -230,6 +230,14 @@ func plainly(err error) error {
 	return status.Error(codes.Unknown, status.Convert(wire(err)).Message())
 }
 
+// refusal is how a rule's own refusal of a caller is told.
+func (r rule) refusal(err error) error {
+	if r.marks&uncoded != 0 {
+		return plainly(err)
+	}
+	return err
+}
+
 // headerAt is a reply's header at a revision.
 func (a *API) headerAt(rev int64) state.Header {
 	h := a.header(a.member.View())

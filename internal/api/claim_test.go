@@ -13,6 +13,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"kvd/internal/mvcc"
 	"kvd/internal/state"
@@ -64,7 +67,7 @@ func leaderBytes(k leadership) []byte {
 	}); err != nil {
 		panic(err)
 	}
-	return appendOctets(nil, 1, leader)
+	return protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), leader)
 }
 
 // octetsOf is field num of a message.
@@ -335,4 +338,40 @@ func TestStoppingEndsWaiters(t *testing.T) {
 		ended <- err
 	}()
 	until(t, "a waiter", func() bool { return len(c.keys("l/")) == 2 })
+}
+
+// FuzzClaimRequests reads bytes as every request of Election and Lock: those are
+// refused that package proto would refuse.
+func FuzzClaimRequests(f *testing.F) {
+	f.Add(campaignBytes("name", 7, "value"))
+	f.Add(leaderBytes(leadership{name: []byte("n"), key: []byte("n/7"), rev: 3, lease: 7}))
+	f.Add([]byte{0x0a, 0x80})
+	f.Add([]byte{0x0b, 0x0c})
+	f.Add([]byte{0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		sound := proto.Unmarshal(b, &emptypb.Empty{}) == nil
+		for name, decode := range map[string]func() error{
+			"lock":     func() error { _, err := decodeLock(b); return err },
+			"unlock":   func() error { _, err := decodeUnlock(b); return err },
+			"campaign": func() error { _, err := decodeCampaign(b); return err },
+			"leader":   func() error { _, err := decodeLeader(b); return err },
+		} {
+			if err := decode(); (err == nil) != sound {
+				t.Errorf("%s of %x: %v, and package proto takes it: %v", name, b, err, sound)
+			}
+		}
+		r, err := decodeResign(b)
+		if err == nil && !sound {
+			t.Errorf("resign of %x is taken", b)
+		}
+		if err == nil && r.leader != nil {
+			again, err := decodeResign(leaderBytes(*r.leader))
+			if err != nil || !bytes.Equal(again.leader.key, r.leader.key) || again.leader.rev != r.leader.rev {
+				t.Errorf("%x is read as %+v, and written and read as %+v, %v", b, r.leader, again.leader, err)
+			}
+		}
+		if _, err := decodeProclaim(b); err == nil && !sound {
+			t.Errorf("proclaim of %x is taken", b)
+		}
+	})
 }

@@ -101,8 +101,13 @@ const (
 // encodeRange writes a Range's reply. The values are in their wire form
 // already; a long reply is gathered piece by piece, so that it needs no memory
 // of its own size.
-func encodeRange(r *state.RangeReply, h state.Header) encoded {
+func encodeRange(r *state.RangeReply, h state.Header) encoded { return encodeHeld(r, h, nil) }
+
+// encodeHeld is encodeRange for an answer that has a part of the budget until it
+// is sent.
+func encodeHeld(r *state.RangeReply, h state.Header, of *hold) encoded {
 	if size := r.Size(h); size <= pieceBytes {
+		of.release()
 		return whole(r, h, size)
 	}
 	s := splicer{}
@@ -110,7 +115,8 @@ func encodeRange(r *state.RangeReply, h state.Header) encoded {
 	*s.buf = (&state.RangeReply{Revision: r.Revision}).AppendTo(*s.buf, h)
 	s.kvs(r.KVs)
 	s.tail(r)
-	return s.finish()
+	s.out = append(s.out, mem.NewBuffer(s.buf, of.until()))
+	return s.out
 }
 
 // pieces is where buffers of pieceBytes come from and go back to after sending.

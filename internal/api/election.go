@@ -137,7 +137,7 @@ func (a *API) holder(ctx context.Context, prefix string) (*state.View, []byte, e
 	if err := a.mayRead(ctx, r); err != nil {
 		return nil, nil, err
 	}
-	v, page, err := a.answerRange(ctx, r, allowed(ctx, &state.Request{Range: r}))
+	v, page, err := a.answerRange(ctx, r, allowed(ctx, &state.Request{Range: r}), nil)
 	if err != nil || len(page.KVs) == 0 {
 		return v, nil, err
 	}

@@ -35,11 +35,16 @@ func (a *API) rangeKeys(ctx context.Context, r *pb.RangeRequest, _ []byte) (any,
 	if err := checkRange(r); err != nil {
 		return nil, err
 	}
-	v, page, err := a.answerRange(ctx, r, allowed(ctx, &state.Request{Range: r}))
+	var h *hold
+	if len(r.RangeEnd) > 0 { // one key is bounded by what a request may hold
+		h = a.budget.hold()
+	}
+	v, page, err := a.answerRange(ctx, r, allowed(ctx, &state.Request{Range: r}), h)
 	if err != nil {
+		h.release()
 		return nil, err
 	}
-	return encodeRange(page, a.header(v)), nil
+	return encodeHeld(page, a.header(v), h), nil
 }
 
 // may reports why a view must not be shown to who asks.
@@ -53,28 +58,28 @@ func allowed(ctx context.Context, r *state.Request) may {
 // Range answers a question of this process itself, which needs no permission. It
 // must be well formed. The answer is from the view that it returns.
 func (a *API) Range(ctx context.Context, r *pb.RangeRequest) (*state.View, *state.RangeReply, error) {
-	return a.answerRange(ctx, r, everybody)
+	return a.answerRange(ctx, r, everybody, nil)
 }
 
 // everybody is for what the rule of the call has decided already.
 func everybody(*state.View) error { return nil }
 
-func (a *API) answerRange(ctx context.Context, r *pb.RangeRequest, ok may) (v *state.View, page *state.RangeReply, err error) {
+func (a *API) answerRange(ctx context.Context, r *pb.RangeRequest, ok may, h *hold) (v *state.View, page *state.RangeReply, err error) {
 	began := time.Now()
 	if !r.Serializable {
 		err = a.member.Barrier(ctx)
 	}
 	if err == nil {
-		v, page, err = a.rangeNow(r, ok)
+		v, page, err = a.rangeNow(r, ok, h)
 	}
 	a.metrics.rangeRequests.observe(began, err)
 	return v, page, err
 }
 
 // rangeNow answers from the newest view.
-func (a *API) rangeNow(r *pb.RangeRequest, ok may) (*state.View, *state.RangeReply, error) {
+func (a *API) rangeNow(r *pb.RangeRequest, ok may, h *hold) (*state.View, *state.RangeReply, error) {
 	began := time.Now()
-	v, page, err := read(a, ok, func(v *state.View) (*state.RangeReply, error) { return v.Range(r) })
+	v, page, err := read(a, ok, func(v *state.View) (*state.RangeReply, error) { return v.Within(h.spender()).Range(r) })
 	a.metrics.ranges.observe(began, err)
 	return v, page, err
 }
@@ -131,7 +136,9 @@ func (a *API) txn(ctx context.Context, r *pb.TxnRequest, raw []byte) (any, error
 		}
 	}
 	began := time.Now()
-	v, reply, err := read(a, allowed(ctx, req), func(v *state.View) (*state.TxnReply, error) { return v.ReadTxn(r) })
+	h := a.budget.hold()
+	defer h.release()
+	v, reply, err := read(a, allowed(ctx, req), func(v *state.View) (*state.TxnReply, error) { return v.Within(h.spender()).ReadTxn(r) })
 	a.metrics.readTxns.observe(began, err)
 	if err != nil {
 		return nil, err

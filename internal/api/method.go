@@ -93,7 +93,7 @@ func unary[R any](a *API, service, name string, decode func([]byte) (R, error), 
 			}
 			return nil
 		}); err != nil {
-			return nil, err
+			return nil, m.rule.refusal(err)
 		}
 		t.user = callerOf(ctx).name
 		reply, err := serve(ctx, r, in)
@@ -173,7 +173,7 @@ func (m *method) stream(s grpc.ServerStream, serve func(*call) error) (err error
 	defer done()
 	if m.rule.marks&severally == 0 {
 		if ctx, err = m.rule.authorize(ctx, m.api, nil, sure); err != nil {
-			return err
+			return m.rule.refusal(err)
 		}
 	}
 	c.ctx = ctx

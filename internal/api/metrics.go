@@ -105,6 +105,15 @@ func (m *metrics) watchGate(registry prometheus.Registerer, g *gate) {
 	}
 }
 
+// watchBudget shows what answers take.
+func (m *metrics) watchBudget(registry prometheus.Registerer, b *budget) {
+	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "kvd_range_memory_bytes", Help: "Memory of the answers to ranges that are read or on their way to clients.",
+	}, func() float64 { return float64(b.used.Load()) }), prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "kvd_ranges_refused_total", Help: "Ranges that were refused because range-memory-bytes was used up.",
+	}, func() float64 { return float64(b.refused.Load()) }))
+}
+
 // promoted counts what has come of a promotion.
 func (m *metrics) promoted(err error) {
 	if err != nil {

@@ -45,7 +45,7 @@ func (a *API) rangeStream(c *call) error {
 		}
 	}
 	if r.CountOnly {
-		v, page, err := a.rangeNow(r, ok)
+		v, page, err := a.rangeNow(r, ok, nil)
 		if err != nil {
 			return err
 		}
@@ -71,16 +71,19 @@ func (a *API) chunks(c *call, r *pb.RangeRequest, ok may) error {
 			return err
 		}
 		asked := time.Now()
-		page, err := v.Chunk(r)
+		h := a.budget.hold()
+		page, err := v.Within(h.spender()).Chunk(r)
 		if err == nil && page.More && r.Limit == left { // the last one counts all that it leaves out
-			page, err = v.Range(r)
+			page, err = v.Within(h.spender()).Range(r)
 		}
 		if errors.Is(err, mvcc.ErrCollected) {
+			h.release()
 			v = a.member.View() // which may say that the revision is compacted
 			continue
 		}
 		a.metrics.ranges.observe(asked, err)
 		if err != nil {
+			h.release()
 			return err
 		}
 		n := int64(len(page.KVs))
@@ -93,7 +96,9 @@ func (a *API) chunks(c *call, r *pb.RangeRequest, ok may) error {
 			chunk.More, chunk.Count = page.More, sent-n+page.Count
 		}
 		size := chunk.Size(began)
-		if err := c.send(encodeChunk(&chunk, began, last)); err != nil || last {
+		err = c.send(encodeChunk(&chunk, began, last))
+		h.release() // a window's worth of it may still wait in gRPC
+		if err != nil || last {
 			return err
 		}
 		kv, err := mvcc.Parse(page.KVs[n-1])

@@ -28,6 +28,7 @@ const (
 	staleLearner             // a learner serves it to those who take what it has
 	reads                    // it answers with keys, which a corrupt member must not
 	severally                // each message of the stream is authorized by itself
+	uncoded                  // its refusals have texts but no codes, as in etcd
 	waits                    // it may wait for other clients, however long
 )
 
@@ -127,14 +128,14 @@ var rules = map[string]rule{
 	"/etcdserverpb.Auth/RoleRevokePermission": {need: ordered},
 
 	// What these do to keys is permitted as the RPCs that would do it are.
-	"/v3electionpb.Election/Campaign": {need: user, marks: reads | waits},
-	"/v3electionpb.Election/Proclaim": {need: user},
-	"/v3electionpb.Election/Leader":   {need: user, marks: reads},
-	"/v3electionpb.Election/Observe":  {need: user, marks: reads},
-	"/v3electionpb.Election/Resign":   {need: user},
+	"/v3electionpb.Election/Campaign": {need: user, marks: reads | waits | uncoded},
+	"/v3electionpb.Election/Proclaim": {need: user, marks: uncoded},
+	"/v3electionpb.Election/Leader":   {need: user, marks: reads | uncoded},
+	"/v3electionpb.Election/Observe":  {need: user, marks: reads | uncoded},
+	"/v3electionpb.Election/Resign":   {need: user, marks: uncoded},
 
-	"/v3lockpb.Lock/Lock":   {need: user, marks: reads | waits},
-	"/v3lockpb.Lock/Unlock": {need: user},
+	"/v3lockpb.Lock/Lock":   {need: user, marks: reads | waits | uncoded},
+	"/v3lockpb.Lock/Unlock": {need: user, marks: uncoded},
 
 	"/grpc.health.v1.Health/Check": {need: anyone},
 	"/grpc.health.v1.Health/List":  {need: anyone},

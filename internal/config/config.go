@@ -155,6 +155,7 @@ type Limits struct {
 	TxnOps            uint
 	RequestBytes      int64
 	ConcurrentStreams uint32 // of one connection
+	RangeBytes        int64  // memory of all answers to ranges at once; 0: no limit
 	Inflight          uint   // calls at once, of all clients together
 	WarnUnary         time.Duration
 }

@@ -181,6 +181,11 @@ func ownOptions() []*option {
 			bind: func(c *Config) value { return text{&c.Log.Audit} },
 		},
 		{
+			name: "range-memory-bytes", section: sectionOwn, standard: "1GiB", traits: own,
+			help: "Memory for the answers to ranges, of all clients together, until they are sent (0 means no limit). A range that does not fit is refused (ResourceExhausted).",
+			bind: func(c *Config) value { return size{&c.Limits.RangeBytes, false} },
+		},
+		{
 			name: "watch-stall-timeout", section: sectionOwn, standard: "5m", traits: own,
 			help: "Time after which a watch stream is ended whose client does not read (0 means never). Clients watch again from where they were.",
 			bind: func(c *Config) value { return duration{&c.Watch.StallTimeout} },

@@ -61,7 +61,7 @@ func headers(path string) []byte {
 		{Name: ":method", Value: "POST"}, {Name: ":scheme", Value: "https"}, {Name: ":path", Value: path}, {Name: ":authority", Value: "x"},
 		{Name: "content-type", Value: "application/grpc"}, {Name: "te", Value: "trailers"},
 	} {
-		e.WriteField(f) //nolint:errcheck // into memory
+		e.WriteField(f) // into memory
 	}
 	return b.Bytes()
 }
@@ -105,7 +105,7 @@ func TestMalformedFramesEndTheirConnectionOnly(t *testing.T) {
 		},
 		"noise": func(c *tls.Conn, _ *http2.Framer) error {
 			noise, random := make([]byte, 4096), rand.NewChaCha8([32]byte{1})
-			random.Read(noise) //nolint:errcheck // it never fails
+			random.Read(noise) // it never fails
 			noise[0] = 0xff    // a length that is not allowed, whatever follows
 			_, err := c.Write(noise)
 			return err
@@ -184,10 +184,10 @@ func TestEndlessHeadersAreCutOff(t *testing.T) {
 	})
 	t.Run("HTTP/2", func(t *testing.T) {
 		conn, f := greeted(t, a, address)
-		go io.Copy(io.Discard, conn) //nolint:errcheck // until it is closed
+		go io.Copy(io.Discard, conn) // until it is closed
 		must(t, f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: headers("/etcdserverpb.KV/Put")}))
 		var b bytes.Buffer
-		hpack.NewEncoder(&b).WriteField(hpack.HeaderField{Name: "x-header", Value: strings.Repeat("~", 8192), Sensitive: true}) //nolint:errcheck // into memory
+		hpack.NewEncoder(&b).WriteField(hpack.HeaderField{Name: "x-header", Value: strings.Repeat("~", 8192), Sensitive: true}) // into memory
 		var err error
 		sent := 0
 		for ; sent < most && err == nil; sent += b.Len() {

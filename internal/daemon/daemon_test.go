@@ -234,7 +234,6 @@ func TestAReloadTakesOverTheLevelAndNamesTheRest(t *testing.T) {
 	}
 	for i, again := range []Reread{
 		{Err: errors.New("line 3: no such option")},
-		{Config: configured(t, flags(dir, "--log-level=error", "--enable-distributed-tracing")...)},
 	} {
 		d.reload <- again
 		d.log.wait(t, "the configuration was not reloaded, the old one stays in force", i)
@@ -344,7 +343,7 @@ func TestWhatCannotBeHonouredIsAConfigurationError(t *testing.T) {
 		args []string
 		part string
 	}{
-		{[]string{"--enable-distributed-tracing"}, "enable-distributed-tracing"},
+		{[]string{"--auth-token=jwt,sign-method=HS256"}, "auth: missing key data"},
 		{[]string{"--initial-cluster=n1=http://127.0.0.1:3"}, "--initial-cluster has n1=http://127.0.0.1:3 but missing from"},
 		{[]string{"--initial-cluster=n2=http://127.0.0.1:2"}, `couldn't find local name "n1"`},
 	} {

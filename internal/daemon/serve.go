@@ -182,6 +182,7 @@ func (m *running) apiOptions() api.Options {
 		MaxRequestBytes:  int(c.Limits.RequestBytes),
 		MaxStreams:       c.Limits.ConcurrentStreams,
 		Audit:            audits[c.Log.Audit],
+		RangeBytes:       c.Limits.RangeBytes,
 		MaxInflight:      int(c.Limits.Inflight),
 		QuotaBytes:       c.Store.QuotaBytes,
 		ProgressInterval: c.Watch.ProgressInterval,

@@ -146,13 +146,13 @@ func TestFilesAreFollowedOnceTheyStandStill(t *testing.T) {
 		}
 		return err
 	}
-	look(false, "first") //nolint:errcheck // nothing is read
-	look(false, "first") //nolint:errcheck // the same
+	look(false, "first") // nothing is read
+	look(false, "first") // the same
 
 	ca.install(t, "second", cert)
-	look(false, "first") //nolint:errcheck // they still change
+	look(false, "first") // they still change
 	ca.install(t, "second", cert, key)
-	look(false, "first") //nolint:errcheck // the same
+	look(false, "first") // the same
 	if err := look(true, "second"); err != nil {
 		t.Error(err)
 	}
@@ -160,14 +160,14 @@ func TestFilesAreFollowedOnceTheyStandStill(t *testing.T) {
 	if err := os.Remove(key); err != nil {
 		t.Fatal(err)
 	}
-	look(false, "second") //nolint:errcheck // they still change
+	look(false, "second") // they still change
 	if err := look(true, "second"); err == nil || credentials.Fault() == nil {
 		t.Errorf("a key that is gone: %v, %v", err, credentials.Fault())
 	}
-	look(false, "second") //nolint:errcheck // that was said
+	look(false, "second") // that was said
 
 	ca.install(t, "third", cert, key)
-	look(false, "second") //nolint:errcheck // they still change
+	look(false, "second") // they still change
 	if err := look(true, "third"); err != nil || credentials.Fault() != nil {
 		t.Errorf("once all is there: %v, %v", err, credentials.Fault())
 	}

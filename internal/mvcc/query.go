@@ -224,6 +224,9 @@ func (s *session) wires(q *Query, hits []hit) ([][]byte, error) {
 				lease = 0
 			}
 			kvs[i] = encode(h.entry.key, h.record.create, h.record.main, h.record.version, nil, lease)
+			if err := s.spent(kvs[i]); err != nil {
+				return nil, err
+			}
 			continue
 		}
 		wire, err := s.wire(h.record)

@@ -24,7 +24,16 @@ type View struct {
 	cache     *cache
 	shared    *shared
 	rows      Rows
-	own       bool // a transaction's own view: nothing can be removed meanwhile
+	own       bool                  // a transaction's own view: nothing can be removed meanwhile
+	spend     func(bytes int) error // is told of what answers gather; may be nil
+}
+
+// Within returns the view for one answer: spend is told of the bytes that it
+// gathers, and may end it with an error.
+func (v *View) Within(spend func(bytes int) error) *View {
+	one := *v
+	one.spend = spend
+	return &one
 }
 
 // Revision is the newest main revision of the view.
@@ -112,8 +121,27 @@ type session struct {
 
 const slabBytes = 64 << 10
 
+// spent tells of bytes that an answer is to hold.
+func (s *session) spent(wire []byte) error {
+	if s.view.spend == nil {
+		return nil
+	}
+	return s.view.spend(len(wire) + kvOverhead)
+}
+
+// kvOverhead is what a key-value takes in an answer beside its bytes.
+const kvOverhead = 32
+
 // wire returns the serialized KeyValue of r, read-only.
 func (s *session) wire(r *record) ([]byte, error) {
+	wire, err := s.read(r)
+	if err == nil {
+		err = s.spent(wire)
+	}
+	return wire, err
+}
+
+func (s *session) read(r *record) ([]byte, error) {
 	if wire := r.wire(); wire != nil {
 		if !r.used.Load() {
 			r.used.Store(true)

@@ -3,6 +3,7 @@ package offline
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -25,7 +26,7 @@ func (c *checker) log() error {
 	case damaged:
 		c.damage(Fault, damage)
 		return nil
-	case errors.Is(err, wal.ErrNotFound):
+	case errors.Is(err, wal.ErrNotFound), errors.Is(err, os.ErrNotExist):
 		c.add(Fault, c.Log, "put the log back; else "+remedyReplace, "there is no log")
 		return nil
 	case err != nil:

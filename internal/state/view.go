@@ -43,6 +43,17 @@ func (m *Machine) View() *View {
 	}
 }
 
+// Within returns the view for one answer: spend is told of the bytes that it
+// gathers, and may end it with an error. Nil counts nothing.
+func (v *View) Within(spend func(bytes int) error) *View {
+	if spend == nil {
+		return v
+	}
+	one := *v
+	one.Keys = v.Keys.Within(spend)
+	return &one
+}
+
 // Range answers a RangeRequest.
 func (v *View) Range(r *pb.RangeRequest) (*RangeReply, error) {
 	v.reads.ranges.Add(1)

@@ -33,6 +33,7 @@ func workloads() []workload {
 		callers("stream", "RangeStream of 10,000 keys × 512 B, 4 callers", 4, 4, streamOp),
 		callers("put", "Put 256 B, 64 callers, 8 connections", 64, 8, putOp),
 		callers("put1", "Put 256 B, 1 caller", 1, 1, putOp),
+		secureCallers("tlsput", "Put 256 B over TLS, 64 callers, 8 connections", 64, 8, putOp),
 		callers("update", "Kubernetes update (Range, then Txn), 64 callers", 64, 8, updateOp),
 		{"watch", "Watch, 100 watchers, 500 puts/s", watchPaced},
 		{"watchflood", "Watch, 100 watchers, puts unpaced", watchFlood},

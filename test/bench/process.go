@@ -33,6 +33,7 @@ type process struct {
 	role    string // in the names of profiles; empty for a single member
 	dir     string // holds the data and the server's log
 	addr    string // where clients connect
+	secure  string // and over TLS, to gRPC and HTTP on one port; empty for members of clusters
 	peer    string
 	cluster string    // the initial cluster; empty for a single member
 	joins   bool      // a cluster that exists
@@ -54,7 +55,7 @@ func etcdArgs(p *process, profiling bool) []string {
 	args := []string{
 		"--name=" + p.name,
 		"--data-dir=" + filepath.Join(p.dir, "data"),
-		"--listen-client-urls=http://" + p.addr,
+		"--listen-client-urls=" + p.urls(),
 		"--advertise-client-urls=http://" + p.addr,
 		"--listen-peer-urls=http://" + p.peer,
 		"--initial-advertise-peer-urls=http://" + p.peer,
@@ -62,10 +63,21 @@ func etcdArgs(p *process, profiling bool) []string {
 		"--initial-cluster-state=" + state,
 		fmt.Sprintf("--quota-backend-bytes=%d", int64(quota)),
 	}
+	if p.secure != "" {
+		args = append(args, "--auto-tls")
+	}
 	if profiling {
 		args = append(args, "--enable-pprof")
 	}
 	return args
+}
+
+// urls are those that clients connect at.
+func (p *process) urls() string {
+	if p.secure == "" {
+		return "http://" + p.addr
+	}
+	return "http://" + p.addr + ",https://" + p.secure
 }
 
 // entry is the process's part of an initial cluster.
@@ -74,11 +86,11 @@ func (p *process) entry() string { return p.name + "=http://" + p.peer }
 // start executes the subject with its data under dir, which may hold data
 // from an earlier start. It returns at once; see ready.
 func (s *subject) start(dir string, profiling bool) (*process, error) {
-	addrs, err := freeAddrs(2)
+	addrs, err := freeAddrs(3)
 	if err != nil {
 		return nil, err
 	}
-	p := &process{subject: s, name: "bench", dir: dir, addr: addrs[0], peer: addrs[1]}
+	p := &process{subject: s, name: "bench", dir: dir, addr: addrs[0], peer: addrs[1], secure: addrs[2]}
 	if err := p.launch(profiling); err != nil {
 		return nil, err
 	}

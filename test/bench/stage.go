@@ -138,6 +138,18 @@ func callers(name, title string, count, conns int, build func(c caller) op) work
 	}}
 }
 
+// secureCallers is callers over TLS.
+func secureCallers(name, title string, count, conns int, build func(c caller) op) workload {
+	return workload{name, title, func(ctx context.Context, st *stage) (metrics, error) {
+		cs, closeAll, err := many(conns, func() (*grpc.ClientConn, error) { return dialTLS(st.process.secure) })
+		if err != nil {
+			return nil, err
+		}
+		defer closeAll()
+		return st.callers(ctx, name, cs, count, build)
+	}}
+}
+
 // callers lets so many callers share the connections evenly.
 func (st *stage) callers(ctx context.Context, name string, cs []*grpc.ClientConn, count int, build func(c caller) op) (metrics, error) {
 	ops := make([]op, count)

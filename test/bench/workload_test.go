@@ -2,17 +2,39 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"math/big"
 	"net"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/protobuf/proto"
 )
+
+// selfSigned makes a certificate that nobody verifies.
+func selfSigned(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	form := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, form, form, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
 
 // serve runs l inside the test and returns a stage on it.
 func serve(t *testing.T, l *limit) *stage {
@@ -21,22 +43,27 @@ func serve(t *testing.T, l *limit) *stage {
 	if err != nil {
 		t.Fatal(err)
 	}
+	secure, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{selfSigned(t)}, NextProtos: []string{"h2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	server := l.register()
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		_ = server.Serve(listener)
-	}()
+	var serving sync.WaitGroup
+	for _, on := range []net.Listener{listener, secure} {
+		serving.Go(func() { _ = server.Serve(on) })
+	}
 	t.Cleanup(func() {
 		server.Stop()
-		<-served
+		serving.Wait()
 	})
 	self, err := os.FindProcess(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return &stage{
-		process:  &process{subject: &subject{Name: floorName}, addr: listener.Addr().String(), cmd: &exec.Cmd{Process: self}},
+		process: &process{
+			subject: &subject{Name: floorName}, addr: listener.Addr().String(), secure: secure.Addr().String(), cmd: &exec.Cmd{Process: self},
+		},
 		duration: 200 * time.Millisecond, // of paced events enough for one sample
 		warm:     40 * time.Millisecond,
 		limit:    1000,

@@ -32,7 +32,7 @@ func newAuthority(t *testing.T) *authority {
 	ca := a.sign("ca", &x509.Certificate{
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	})
-	a.cert, a.key = ca.Leaf, ca.PrivateKey.(*ecdsa.PrivateKey) //nolint:forcetypeassert // made below
+	a.cert, a.key = ca.Leaf, ca.PrivateKey.(*ecdsa.PrivateKey) // made below
 	return a
 }
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	bolt "go.etcd.io/bbolt"
@@ -92,30 +93,60 @@ func addDigest(t *testing.T, path string) {
 }
 
 // peak runs a program and returns the most memory that it ever had resident,
-// files that it had mapped included.
-func peak(t *testing.T, bin oracle.Binary, args ...string) (bytes int64) {
+// files that it had mapped included, and what it showed on a terminal.
+func peak(t *testing.T, bin oracle.Binary, args ...string) (bytes int64, shown string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), bin.Path, args...)
-	var errs strings.Builder
-	cmd.Stderr, cmd.Dir = &errs, t.TempDir()
+	terminal, screen := pseudoTerminal(t)
+	defer terminal.Close()
+	cmd.Stderr, cmd.Dir = screen, t.TempDir()
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")} // no GOMEMLIMIT
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	screen.Close()
+	written := make(chan string, 1)
+	go func() {
+		b, _ := io.ReadAll(terminal) // EIO when the program has ended
+		written <- string(b)
+	}()
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	for tick := time.NewTicker(5 * time.Millisecond); ; {
 		select {
 		case err := <-ended:
 			tick.Stop()
+			text := <-written
 			if err != nil {
-				t.Fatalf("%q: %v\n%s", args, err, errs.String())
+				t.Fatalf("%q: %v\n%s", args, err, text)
 			}
-			return bytes
+			return bytes, text
 		case <-tick.C:
 			bytes = max(bytes, highWater(cmd.Process.Pid))
 		}
 	}
+}
+
+// pseudoTerminal opens one: what a program writes to the screen is read from the
+// terminal.
+func pseudoTerminal(t *testing.T) (terminal, screen *os.File) {
+	t.Helper()
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetPointerInt(int(terminal.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	number, err := unix.IoctlGetInt(int(terminal.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	screen, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return terminal, screen
 }
 
 // highWater is VmHWM of a process; 0 when it is gone.
@@ -147,10 +178,13 @@ func TestAMillionKeysAreRestoredWithinHalfAGibibyte(t *testing.T) {
 	}
 	dir := filepath.Join(t.TempDir(), "data")
 	began := time.Now()
-	got := peak(t, oracle.Kvd(t), "snapshot", "restore", file, "--data-dir", dir)
+	got, shown := peak(t, oracle.Kvd(t), "snapshot", "restore", file, "--data-dir", dir)
 	t.Logf("%d MiB restored within %d MiB, in %v", info.Size()>>20, got>>20, time.Since(began))
 	if got == 0 || got > min(limit, info.Size()) {
 		t.Errorf("%d MiB were resident", got>>20)
+	}
+	if !strings.Contains(shown, "\rcopying the database [###") || !strings.Contains(shown, "% ") && !strings.Contains(shown, " %") {
+		t.Errorf("no progress on the terminal: %q", shown)
 	}
 	var s snapshotStatus
 	status := ask(t, oracle.Kvd(t), "snapshot", "status", filepath.Join(dir, "member/snap/db"))

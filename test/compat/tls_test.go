@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -190,7 +189,7 @@ func plainOver(t *testing.T, address string) string {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(answerWithin)) //nolint:errcheck // the read tells
+	conn.SetDeadline(time.Now().Add(answerWithin)) // the read tells
 	if _, err := io.WriteString(conn, "GET /health HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 		return "refused"
 	}
@@ -240,11 +239,7 @@ func TestUnixSocketsServeClients(t *testing.T) {
 	a := newAuthority(t)
 	a.both("server", func(c *x509.Certificate) { c.DNSNames = []string{"localhost"} })
 	for _, bin := range []oracle.Binary{oracle.Etcd(t), target(t)} {
-		dir, err := os.MkdirTemp("", "kvd") // the path of a socket must be short
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { os.RemoveAll(dir) })
+		dir := t.TempDir()
 		plain, secure := filepath.Join(dir, "plain"), filepath.Join(dir, "secure")
 		tcp := "http://" + oracle.FreeAddress(t)
 		oracle.Start(t, bin, oracle.Options{ClientURL: tcp, Args: []string{
@@ -342,11 +337,7 @@ func TestMembersOfBothKindsMeetOverTLS(t *testing.T) {
 // in the working directory, as etcd takes them.
 func TestMembersOfBothKindsMeetOverUnixSockets(t *testing.T) {
 	t.Parallel()
-	dir, err := os.MkdirTemp("", "kvd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := t.TempDir()
 	c := oracle.StartCluster(t, []oracle.Binary{oracle.Etcd(t), target(t), target(t)}, oracle.ClusterOptions{
 		Member: func(i int, o *oracle.Options) {
 			o.PeerURL = fmt.Sprintf("unix://localhost:%d", i+1)

@@ -203,7 +203,7 @@ func TestCommandsWithTLSDoAsShown(t *testing.T) {
 	t.Cleanup(func() {
 		text, _ := os.ReadFile(filepath.Join(dir, "kvd.pid")) // it may not have come to that
 		if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
-			syscall.Kill(pid, syscall.SIGKILL) //nolint:errcheck // it has ended if all went well
+			syscall.Kill(pid, syscall.SIGKILL) // it has ended if all went well
 		}
 		if log, err := os.ReadFile(filepath.Join(dir, "kvd.log")); err == nil && t.Failed() {
 			t.Logf("kvd wrote:\n%s", log)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,12 +20,7 @@ import (
 // addresses of a network namespace of its own. It is spoken with over a socket.
 func TestAuthenticationAndPlainPortsDoNotGoTogether(t *testing.T) {
 	n := newNetwork(t, 1)
-	dir, err := os.MkdirTemp("", "kvd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	socket := filepath.Join(dir, "s")
+	socket := filepath.Join(t.TempDir(), "s")
 	const plain, loopback = "http://0.0.0.0:2379", "http://127.0.0.1:2379"
 	begin := func(data, listen string, more ...string) *oracle.Member {
 		return oracle.Launch(t, oracle.Kvd(t), oracle.Options{

@@ -55,6 +55,14 @@ func newHostIn(t *testing.T, name, space string) *host {
 			t.Fatal(err)
 		}
 	}
+	// What is lost with the power of the real machine is lost with the test.
+	quick := filepath.Join(h.dir, "upper/etc/dpkg/dpkg.cfg.d/quick")
+	if err := os.MkdirAll(filepath.Dir(quick), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(quick, []byte("force-unsafe-io\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	h.boot()
 	t.Cleanup(func() {
 		if t.Failed() {

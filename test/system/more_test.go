@@ -39,7 +39,7 @@ func TestAnInstallationThatIsCutShortIsFinishedLater(t *testing.T) {
 		h.says("kvctl get greeting", "hello")
 		h.run("dpkg --configure -a")
 		whole()
-		h.comes("journalctl -u kvd -o cat --grep 'starting kvd' | grep -vc version=0.0.1", "1")
+		h.comes("journalctl -u kvd -t kvd -o cat --grep 'starting kvd' | grep -vc version=0.0.1", "1")
 		h.says("kvctl get greeting", "hello")
 	})
 	h.step("it is killed amid the first installation after a purge", func() {

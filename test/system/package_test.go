@@ -89,7 +89,7 @@ func (h *host) installed() {
 func (h *host) starts() {
 	h.run("systemctl log-level debug")
 	h.run(configure)
-	h.run("systemctl start kvd")
+	h.run("systemctl enable --now kvd")
 	h.says("systemctl status kvd", "Active: active (running)", `Status: "leader, term 2, 1 of 1 members up, `, " of 2 GiB in use, revision 1")
 	h.says("stat -c '%a %U' /var/lib/kvd", "700 kvd")
 	inOrder(h.t, h.notices(), "STATUS=opening the ports", "EXTEND_TIMEOUT_USEC=", "STATUS=making the log and the database",
@@ -129,7 +129,8 @@ func (h *host) explains() {
 			h.t.Errorf("no %s in\n%s", field, ready)
 		}
 	}
-	h.says("journalctl -u kvd MESSAGE_ID=6e9a3b0c51f14c0e9d2d1f7f0a5b7c05", "the configuration was not reloaded")
+	h.says("journalctl -u kvd --catalog MESSAGE_ID=6e9a3b0c51f14c0e9d2d1f7f0a5b7c05", "the configuration was not reloaded",
+		"Defined-By: kvd", "max-txn-ops: wrong type", `"kvd config check" says when all faults are gone`)
 }
 
 // again waits until the service runs in another process than before, with all
@@ -163,6 +164,7 @@ func (h *host) stops() {
 	h.says("systemctl status kvd || true", "Active: inactive (dead)", "status=0/SUCCESS", `Status: "stopped"`)
 	inOrder(h.t, h.notices(), "STOPPING=1, STATUS=stopping", "STATUS=stopping: clients", "STATUS=stopping: replica",
 		"STATUS=stopping: closing log and database", "STATUS=stopped")
+	h.run("systemctl log-level info")
 }
 
 func (h *host) refuses() {
@@ -180,7 +182,7 @@ func (h *host) refuses() {
 }
 
 func (h *host) removed() {
-	h.run("systemctl enable kvd && apt-get remove -y kvd")
+	h.run("apt-get remove -y kvd")
 	h.says("systemctl is-active kvd || true; ls /etc/kvd/kvd.toml; ls -d /var/lib/kvd/member", "inactive", "/etc/kvd/kvd.toml", "/var/lib/kvd/member")
 	h.says("test -e /usr/bin/kvd || echo gone", "gone")
 	h.install()
@@ -191,7 +193,7 @@ func (h *host) removed() {
 
 func (h *host) purged() {
 	h.says("apt-get purge -y kvd", "/var/lib/kvd")
-	h.says("test -e /etc/kvd || echo gone; ls -d /var/lib/kvd/member; id kvd; systemctl list-unit-files 'kvd*'", "gone", "/var/lib/kvd/member", "(kvd)", "0 unit files")
+	h.says("test -e /etc/kvd || echo gone; ls -d /var/lib/kvd/member; id kvd; systemctl list-unit-files 'kvd*' || true", "gone", "/var/lib/kvd/member", "(kvd)", "0 unit files")
 	h.install()
 	h.run("touch /etc/kvd/purge-data && apt-get purge -y kvd")
 	h.says("test -e /etc/kvd || test -e /var/lib/kvd || echo gone", "gone")
@@ -258,7 +260,7 @@ func TestAnUpgradeLosesNoAcknowledgedWrite(t *testing.T) {
 	if after := h.property("kvd", "MainPID"); after == before || after == "0" {
 		t.Errorf("process %s became %s", before, after)
 	}
-	out := h.says("journalctl -u kvd -o cat --grep 'starting kvd'", "version=0.0.1")
+	out := h.says("journalctl -u kvd -t kvd -o cat --grep 'starting kvd'", "version=0.0.1")
 	if strings.Count(out, "starting kvd") != 2 {
 		t.Errorf("not one restart:\n%s", out)
 	}
