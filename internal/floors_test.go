@@ -20,7 +20,7 @@ var floors = [][]string{
 	{"mvcc", "lease", "auth", "member"},      // model: no goroutine, no lock, no I/O
 	{"state"},                                // machine: the same
 	{"replica", "peer", "watch"},             // engine
-	{"api", "gateway", "upkeep"},             // service
+	{"api", "gateway", "upkeep", "proxy"},    // service
 	{"bootstrap"},                            // birth
 	{"config", "offline"},                    // settings; files of who does not run
 	{"daemon"},                               // assembly

@@ -39,11 +39,13 @@ type Discovery struct {
 	Password string
 }
 
-// What discovery fails for, in etcd's words.
+// ErrFull is that the cluster to discover has all its members.
+var ErrFull = errors.New("discovery: cluster is full")
+
+// What else discovery fails for, in etcd's words.
 var (
 	errSizeMissing   = errors.New("discovery: size key not found")
 	errSizeBad       = errors.New("discovery: size key is bad")
-	errFull          = errors.New("discovery: cluster is full")
 	errDuplicateName = errors.New("discovery: found duplicate name")
 	errBadURL        = errors.New("discovery: invalid peer URL")
 	errBadToken      = errors.New("discovery: the token leads out of the registry")
@@ -83,7 +85,7 @@ func (o *Options) discover(ctx context.Context) (*birth, error) {
 	id := member.NewID(self.PeerURLs, o.Discovery.Token)
 	o.Logger.Info("Bootstrapping cluster using v3 discovery.")
 	failed := func(err error) error {
-		if errors.Is(err, errFull) || errors.Is(err, errDuplicateName) || errors.Is(err, errBadToken) {
+		if errors.Is(err, ErrFull) || errors.Is(err, errDuplicateName) || errors.Is(err, errBadToken) {
 			return fmt.Errorf("%w: failed to join discovery cluster (%w)", ErrCluster, err)
 		}
 		return fmt.Errorf("failed to join discovery cluster (%w)", err)
@@ -160,7 +162,7 @@ func (m *meeting) join(ctx context.Context) ([]Seed, error) {
 			if registered && at >= 0 {
 				m.leave(ctx)
 			}
-			return nil, errFull
+			return nil, ErrFull
 		}
 		if at < 0 || !registered && found[at].value != pairs(m.self) {
 			if err := m.register(ctx); err != nil {

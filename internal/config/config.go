@@ -28,6 +28,7 @@ type Config struct {
 	Advertise  Advertise
 	Cluster    Cluster
 	Discovery  Discovery
+	Proxy      Proxy
 	Raft       Raft
 	Store      Store
 	Limits     Limits
@@ -105,6 +106,15 @@ type Discovery struct {
 	Fallback           string
 	SRVDomain          string
 	SRVName            string
+}
+
+// Proxy is how a process serves a cluster of which it is no member.
+type Proxy struct {
+	Mode        string   // "off", "on" or "readonly"; what the data directory holds decides before it
+	Endpoints   []string // client URLs; empty: found by asking the members
+	Refresh     time.Duration
+	FailureWait time.Duration
+	DialTimeout time.Duration
 }
 
 // Raft is the log and how members keep in touch.

@@ -139,7 +139,8 @@ func TestEveryOptionOfEtcdHasItsDefault(t *testing.T) {
 		"bootstrap-defrag-threshold-megabytes": "0", "compaction-sleep-interval": "10ms",
 		"downgrade-check-time": "5s", "snapshot-catchup-entries": "5000",
 		"quota-backend-bytes": "2147483648", "backend-batch-limit": "10000", // what 0 means
-		"corrupt-check-time": "10m", // on
+		"corrupt-check-time": "10m",   // on
+		"discovery-fallback": "proxy", // there is one again
 	}
 	gone := []string{"discovery", "discovery-proxy"} // in the help, and refused by etcd
 	defaults := mustLoad(t, sources{})

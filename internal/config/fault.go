@@ -81,7 +81,7 @@ func suggest(name string, known []string) string {
 	case name == "discovery" || name == "discovery-proxy":
 		return "the discovery service of etcd v2 is gone; see discovery-endpoints"
 	case name == "enable-v2" || name == "debug" || name == "log-package-levels" || name == "log-output" ||
-		name == "proxy" || strings.HasPrefix(name, "proxy-"):
+		name == "proxy-read-timeout" || name == "proxy-write-timeout":
 		return "an option of etcd 3.4 that is gone"
 	}
 	return strings.TrimPrefix(meant(name, known), "; ")

@@ -11,6 +11,7 @@ type section string
 const (
 	sectionMember     section = "Member"
 	sectionCluster    section = "Clustering"
+	sectionProxy      section = "Proxy"
 	sectionSecurity   section = "Security"
 	sectionAuth       section = "Auth"
 	sectionMonitoring section = "Profiling and Monitoring"
@@ -24,7 +25,7 @@ const (
 // sections is the order in which they are shown.
 func sections() []section {
 	return []section{
-		sectionMember, sectionCluster, sectionSecurity, sectionAuth, sectionMonitoring,
+		sectionMember, sectionCluster, sectionProxy, sectionSecurity, sectionAuth, sectionMonitoring,
 		sectionLog, sectionTracing, sectionFeatures, sectionOwn, sectionUnsafe,
 	}
 }
@@ -74,7 +75,7 @@ func (o *option) want() string {
 func table() []*option {
 	var all []*option
 	for _, part := range [][]*option{
-		memberOptions(), clusterOptions(), discoveryOptions(), securityOptions(), serviceOptions(),
+		memberOptions(), clusterOptions(), discoveryOptions(), proxyOptions(), securityOptions(), serviceOptions(),
 		observeOptions(), featureOptions(), ownOptions(), unsafeOptions(),
 	} {
 		all = append(all, part...)

@@ -133,8 +133,8 @@ func discoveryOptions() []*option {
 			bind: func(c *Config) value { return text{&c.Discovery.Password} },
 		},
 		{
-			name: "discovery-fallback", section: sectionCluster, standard: "exit",
-			help: "What to do when discovery fails. Only exit works, as in etcd.",
+			name: "discovery-fallback", section: sectionCluster, standard: "proxy",
+			help: "What to become when the cluster to discover is full: a proxy of it, or nothing (exit).",
 			bind: func(c *Config) value { return choice{&c.Discovery.Fallback, []string{"exit", "proxy"}, ""} },
 		},
 		{

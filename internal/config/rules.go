@@ -114,12 +114,6 @@ func brokenRotation(c *Config) (string, string) {
 
 func clusterRules() []rule {
 	return []rule{
-		{[]string{"discovery-fallback"}, func(c *Config) (string, string) {
-			if c.Discovery.Fallback == "proxy" {
-				return `v2 proxy is deprecated, and --discovery-fallback can't be configured as "proxy"`, ""
-			}
-			return "", ""
-		}},
 		{[]string{"initial-cluster", "discovery-endpoints", "discovery-srv"}, func(c *Config) (string, string) {
 			n := 0
 			for _, given := range []bool{

@@ -78,7 +78,6 @@ var broken = []struct {
 	{"--listen-metrics-urls http://localhost:2379", "flag --listen-metrics-urls", "both name http://localhost:2379"},
 	{"--listen-peer-urls http://localhost:2379", "flag --listen-peer-urls", "both name http://localhost:2379"},
 	// The cluster.
-	{"--discovery-fallback proxy", "flag --discovery-fallback", `--discovery-fallback can't be configured as "proxy"`},
 	{
 		"--initial-cluster a=http://a:1 --discovery-srv x", "flag --initial-cluster",
 		`multiple discovery or bootstrap flags are set. Choose one of "initial-cluster", "discovery-endpoints" or "discovery-srv"`,

@@ -35,7 +35,8 @@ func urlRules() []rule {
 				`"unix:/path/to/socket" or "unixs:/path/to/socket" (%s)`), ""
 		}},
 		{[]string{"listen-client-urls", "advertise-client-urls"}, func(c *Config) (string, string) {
-			if !c.Given("listen-client-urls") || c.Given("advertise-client-urls") {
+			proxy := c.Proxy.Mode != "off" || len(c.Discovery.Endpoints) > 0 && c.Discovery.Fallback == "proxy"
+			if !c.Given("listen-client-urls") || c.Given("advertise-client-urls") || proxy {
 				return "", ""
 			}
 			return "--advertise-client-urls is required when --listen-client-urls is set explicitly",

@@ -26,6 +26,11 @@ func (m *running) loadCredentials() error {
 			return err
 		}
 	}
+	if m.proxy != nil && m.clients == nil && files != (listen.Files{}) {
+		if m.members, err = m.newSide("member", files, own, m.terms(c.ClientTLS)); err != nil {
+			return err
+		}
+	}
 	if files, own, err = m.certificates("peer", c.PeerTLS, c.Listen.Peer, c.Listen.Peer); err != nil {
 		return err
 	}

@@ -54,7 +54,7 @@ func (m *running) followCredentials() {
 
 // sides are those with TLS.
 func (m *running) sides() []*side {
-	return slices.DeleteFunc([]*side{m.clients, m.peers}, func(s *side) bool { return s == nil })
+	return slices.DeleteFunc([]*side{m.clients, m.peers, m.members}, func(s *side) bool { return s == nil })
 }
 
 // watchExpiry warns of what expires, now and every day.

@@ -30,6 +30,7 @@ import (
 	"kvd/internal/member"
 	"kvd/internal/mvcc"
 	"kvd/internal/peer"
+	"kvd/internal/proxy"
 	"kvd/internal/replica"
 	"kvd/internal/sd"
 	"kvd/internal/state"
@@ -71,6 +72,7 @@ type running struct {
 	ports     ports
 	clients   *side // nil: no port for clients asks for TLS
 	peers     *side
+	members   *side // of a proxy towards members' client ports; nil: it shows and trusts what the side of clients does
 	exposure  exposure
 	web       *gateway.Gateway
 	opened    *bootstrap.Member
@@ -81,6 +83,7 @@ type running struct {
 	crew      *crew
 	gone      chan struct{} // this member has applied its own removal; of one
 	joined    bool          // it was ready once
+	proxy     *proxy.Proxy  // nil: this is a member
 
 	splits    []*listen.Split
 	passwords *credential.Passwords
@@ -102,19 +105,32 @@ const (
 	openGrace = 2 * time.Second
 )
 
-// Run starts a member and runs it until ctx ends or it fails. After a failure
-// of the disk nothing is waited for: the process is expected to end. The error
-// is a *ConfigError when starting again is of no use before the configuration
-// has been changed.
-func Run(ctx context.Context, in Inputs) error {
+func newRunning(in Inputs) *running {
 	m := &running{
 		in: in, config: in.Config, log: in.Log.Logger, notify: in.Notifier,
 		registry: prometheus.NewRegistry(), crew: newCrew(), gone: make(chan struct{}, 1),
 	}
 	m.phase.Store("starting")
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// Run starts a member, or a proxy of a cluster, and runs it until ctx ends or it
+// fails. After a failure of the disk nothing is waited for: the process is
+// expected to end. The error is a *ConfigError when starting again is of no use
+// before the configuration has been changed.
+func Run(ctx context.Context, in Inputs) error {
+	m := newRunning(in)
 	for _, w := range in.Config.Warnings {
 		m.log.Warn(w)
+	}
+	role, err := m.identify()
+	if err != nil {
+		m.status("not started: " + err.Error())
+		return err
+	}
+	if role == bootstrap.Proxy {
+		return m.runProxy(ctx)
 	}
 	if err := m.begin(ctx); err != nil {
 		m.status("not started: " + err.Error())
@@ -125,7 +141,12 @@ func Run(ctx context.Context, in Inputs) error {
 	m.web = m.newGateway()
 	m.serveMetrics()
 	if err := m.open(ctx); err != nil {
-		return m.retreat(ctx, err)
+		err = m.retreat(ctx, err)
+		if errors.Is(err, bootstrap.ErrFull) && in.Config.Discovery.Fallback == "proxy" {
+			m.ports.close()
+			return m.becomeProxy(ctx)
+		}
+		return err
 	}
 	if err := m.refuseExposed(); err != nil {
 		return m.retreat(ctx, errors.Join(err, m.opened.Close()))
@@ -136,7 +157,7 @@ func Run(ctx context.Context, in Inputs) error {
 	if err := m.checkStart(ctx, m.others()); err != nil {
 		return m.retreat(ctx, errors.Join(err, m.opened.Close()))
 	}
-	err := m.serve(ctx)
+	err = m.serve(ctx)
 	var refused *ConfigError
 	if errors.As(err, &refused) {
 		return errors.Join(err, m.stop(context.WithoutCancel(ctx)))

@@ -34,13 +34,16 @@ func (m *running) listen(ctx context.Context) (err error) {
 		return &ConfigError{err}
 	}
 	defer inherited.Close()
-	c := m.config
+	c := *m.config
 	both := listen.Both
 	if len(c.Listen.ClientHTTP) > 0 {
 		both = listen.GRPC
 	}
 	if err := m.loadCredentials(); err != nil {
 		return err
+	}
+	if m.proxy != nil {
+		c.Listen.Peer = nil // it has nothing to tell members
 	}
 	rejected := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "kvd_tls_rejected_connections_total", Help: "Connections that failed their TLS handshake, by the option of their port.",

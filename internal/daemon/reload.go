@@ -32,6 +32,7 @@ func (m *running) reload(ctx context.Context, again Reread) (told string) {
 	}
 	m.clients.reload(ctx, again.Config.ClientTLS)
 	m.peers.reload(ctx, again.Config.PeerTLS)
+	m.members.reload(ctx, again.Config.ClientTLS)
 	_, later := config.Changes(m.config, again.Config)
 	changed := []string{}
 	was, is := m.in.Log.Level(), again.Config.Log.Level

@@ -101,6 +101,9 @@ func waiting(s replica.Status, first uint64) string {
 
 // standing says in a line how a member that serves is doing.
 func (m *running) standing() string {
+	if m.proxy != nil {
+		return m.proxyStanding()
+	}
 	s, view := m.replica.Status(), m.replica.View()
 	if m.corrupt.Load() {
 		return "CORRUPT: its data is not what the other members hold; replace it with 'kvd member rejoin'"

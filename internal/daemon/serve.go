@@ -154,7 +154,14 @@ func (m *running) serveClients() error {
 	if err != nil {
 		return err
 	}
-	var grpc, http []net.Listener
+	grpc, http := m.splitClients()
+	m.serveHTTP("client HTTP", handler, http)
+	m.crew.start("clients", func(ctx context.Context) error { return m.services.Run(ctx, grpc...) })
+	return nil
+}
+
+// splitClients are the listeners for gRPC and for HTTP/1 behind the client ports.
+func (m *running) splitClients() (grpc, http []net.Listener) {
 	for _, p := range m.ports.client {
 		if len(m.ports.http) > 0 {
 			grpc = append(grpc, p)
@@ -165,10 +172,7 @@ func (m *running) serveClients() error {
 		m.splits = append(m.splits, split)
 		grpc, http = append(grpc, split.GRPC), append(http, split.HTTP)
 	}
-	http = append(http, listeners(m.ports.http)...)
-	m.serveHTTP("client HTTP", handler, http)
-	m.crew.start("clients", func(ctx context.Context) error { return m.services.Run(ctx, grpc...) })
-	return nil
+	return grpc, append(http, listeners(m.ports.http)...)
 }
 
 func (m *running) apiOptions() api.Options {

@@ -1,0 +1,32 @@
+package config
+
+// The options of a proxy have the names that etcd 3.4 gave them.
+func proxyOptions() []*option {
+	return []*option{
+		{
+			name: "proxy", section: sectionProxy, standard: "off", traits: own,
+			help: "Whether an empty data directory becomes a proxy's: off, on, or readonly, which refuses what writes.",
+			bind: func(c *Config) value { return choice{&c.Proxy.Mode, []string{"off", "on", "readonly"}, ""} },
+		},
+		{
+			name: "proxy-endpoints", section: sectionProxy, traits: own,
+			help: "Client URLs that a proxy passes calls to. Not set: those that the members in initial-cluster or DNS tell.",
+			bind: func(c *Config) value { return set{&c.Proxy.Endpoints} },
+		},
+		{
+			name: "proxy-refresh-interval", section: sectionProxy, standard: "30s", traits: own,
+			help: "How often a proxy looks who the members are.",
+			bind: func(c *Config) value { return duration{&c.Proxy.Refresh} },
+		},
+		{
+			name: "proxy-failure-wait", section: sectionProxy, standard: "5s", traits: own,
+			help: "How long a proxy sets an endpoint aside that has failed.",
+			bind: func(c *Config) value { return duration{&c.Proxy.FailureWait} },
+		},
+		{
+			name: "proxy-dial-timeout", section: sectionProxy, standard: "1s", traits: own,
+			help: "How long a call waits for an endpoint to be reached.",
+			bind: func(c *Config) value { return duration{&c.Proxy.DialTimeout} },
+		},
+	}
+}

@@ -1,0 +1,470 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	watchMethod = "/etcdserverpb.Watch/Watch"
+	// progressRetry is when a member is asked again for its progress: it does not
+	// answer while a watch lags.
+	progressRetry = time.Second
+	// A feed that has lost its member looks for another at these intervals.
+	feedBackoff, maxFeedBackoff = 50 * time.Millisecond, 2 * time.Second
+)
+
+// topic is what watchers must have in common to share a watch at a member.
+type topic struct {
+	who                            identity
+	key, end                       string
+	prevKV, fragment, noPut, noDel bool
+}
+
+// watches are the feeds, by topic.
+type watches struct {
+	proxy  *Proxy
+	mu     sync.Mutex
+	feeds  map[topic][]*feed
+	closed bool
+}
+
+func newWatches(p *Proxy) *watches { return &watches{proxy: p, feeds: map[topic][]*feed{}} }
+
+// feed is a watch at a member that several watchers share. It outlives the
+// member: it goes on at another one where it was. watches.mu guards all of it.
+type feed struct {
+	set    *watches
+	topic  topic
+	cancel context.CancelFunc
+
+	start    int64 // revision that was asked for; 0: from now on
+	next     int64 // events below have been delivered; 0: no member has answered yet
+	header   []byte
+	watchers map[*watcher]bool // false: not told yet that it is created
+
+	wake    chan struct{}     // to ask for progress; one signal
+	asked   []func(n *notice) // wait for the answer that is on its way
+	asking  []func(n *notice) // wait for the next
+	pieces  []*notice         // of a fragmented response that is not whole yet
+	sending bool              // progress is asked for and not answered
+}
+
+// attach gives a watcher a feed: one that has not delivered yet what the watcher
+// wants, else a new one. From is the first revision wanted, 0: from now on.
+func (ws *watches) attach(w *watcher, from int64) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if ws.closed {
+		return
+	}
+	for _, f := range ws.feeds[w.topic] {
+		if f.admit(w, from) {
+			return
+		}
+	}
+	ctx, cancel := context.WithCancel(w.topic.who.context(context.Background()))
+	f := &feed{set: ws, topic: w.topic, cancel: cancel, start: from, watchers: map[*watcher]bool{w: w.told}, wake: make(chan struct{}, 1)}
+	w.feed, w.next = f, from
+	ws.feeds[w.topic] = append(ws.feeds[w.topic], f)
+	ws.count()
+	ws.proxy.work.Go(func() { f.run(ctx) })
+}
+
+// admit takes a watcher in, if nothing that it wants has gone by.
+func (f *feed) admit(w *watcher, from int64) bool {
+	switch {
+	case f.next == 0:
+		if f.start != from {
+			return false
+		}
+		f.watchers[w] = w.told
+	case from == 0:
+		// What "now" is, the member has to say: the feed may be of a quiet key.
+		f.watchers[w] = w.told
+		w.feed, w.next = f, 1<<63-1
+		f.askLocked(func(n *notice) {
+			if w.feed == f {
+				w.next = n.revision + 1
+				f.tell(w, n.header)
+			}
+		})
+		return true
+	case from < f.next:
+		return false
+	default:
+		f.watchers[w] = w.told
+		if !w.told {
+			f.tell(w, f.header)
+		}
+	}
+	w.feed, w.next = f, from
+	return true
+}
+
+// tell says to a watcher that it is created.
+func (f *feed) tell(w *watcher, header []byte) {
+	f.watchers[w], w.told = true, true
+	w.stream.push(response(header, w.id, flag(responseCreated)))
+}
+
+// detach takes a watcher out. A feed without watchers ends.
+func (ws *watches) detach(w *watcher) (header []byte) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	return ws.detachLocked(w)
+}
+
+func (ws *watches) detachLocked(w *watcher) (header []byte) {
+	f := w.feed
+	if f == nil {
+		return nil
+	}
+	delete(f.watchers, w)
+	w.feed = nil
+	if len(f.watchers) == 0 {
+		f.endLocked()
+	}
+	return f.header
+}
+
+func (f *feed) endLocked() {
+	f.cancel()
+	all := slices.DeleteFunc(f.set.feeds[f.topic], func(other *feed) bool { return other == f })
+	f.set.feeds[f.topic] = all
+	if len(all) == 0 {
+		delete(f.set.feeds, f.topic)
+	}
+	f.set.count()
+}
+
+// count keeps the metric of watches at members.
+func (ws *watches) count() {
+	n := 0
+	for _, feeds := range ws.feeds {
+		n += len(feeds)
+	}
+	ws.proxy.parts.Metrics.feeds.Set(float64(n))
+}
+
+func (ws *watches) close() {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	ws.closed = true
+	for _, feeds := range ws.feeds {
+		for _, f := range feeds {
+			f.cancel()
+		}
+	}
+}
+
+// askLocked has done called with a response of the member that was sent after
+// now, and after everything that came before.
+func (f *feed) askLocked(done func(*notice)) {
+	f.asking = append(f.asking, done)
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run keeps a watch at some member until the feed ends.
+func (f *feed) run(ctx context.Context) {
+	wait := feedBackoff
+	for ctx.Err() == nil {
+		heard, err := f.follow(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if heard {
+			wait = feedBackoff
+		}
+		if f.topic.who.wantsLeader() && f.set.proxy.endpoints.healthy() == 0 {
+			err = errNoLeader // nobody can tell whether there is one
+		}
+		if final(err) {
+			f.fail(err)
+			return
+		}
+		f.set.proxy.log.Debug("a watch looks for another member", "error", err)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+		wait = min(2*wait, maxFeedBackoff)
+	}
+}
+
+// errNoLeader is what etcd tells those who have asked to be told.
+var errNoLeader = status.Error(codes.Unavailable, "etcdserver: no leader")
+
+// final reports whether another member would say the same.
+func final(err error) bool {
+	switch status.Code(err) {
+	case codes.Unavailable:
+		return status.Convert(err).Message() == status.Convert(errNoLeader).Message()
+	case codes.Canceled, codes.Unknown, codes.Internal, codes.DeadlineExceeded, codes.ResourceExhausted, codes.OK:
+		return false
+	}
+	return true
+}
+
+// fail ends the streams of all watchers.
+func (f *feed) fail(err error) {
+	f.set.mu.Lock()
+	defer f.set.mu.Unlock()
+	for w := range f.watchers {
+		w.feed = nil
+		w.stream.fail(err)
+	}
+	f.watchers = nil
+	f.endLocked()
+}
+
+// follow watches at one member until that breaks.
+func (f *feed) follow(ctx context.Context) (heard bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	out, e, err := f.set.proxy.stream(ctx, watchMethod)
+	if err != nil {
+		return false, err
+	}
+	if err := out.SendMsg(f.request()); err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	responses := make(chan *notice)
+	broken := make(chan error, 1)
+	go func() { broken <- f.receive(ctx, out, responses) }()
+	defer func() { cancel(); <-broken }()
+	retry := time.NewTicker(progressRetry)
+	defer retry.Stop()
+	for {
+		select {
+		case n := <-responses:
+			heard = true
+			if f.take(n) {
+				return heard, nil
+			}
+		case <-f.wake:
+		case <-retry.C:
+			f.unanswered()
+		case err := <-broken:
+			broken <- err
+			if status.Code(err) == codes.Unavailable && !final(err) {
+				f.set.proxy.endpoints.setAside(e, status.Convert(err).Message())
+			}
+			return heard, err
+		case <-ctx.Done():
+			return heard, ctx.Err()
+		}
+		if f.wanted() {
+			request := &pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}}
+			if err := out.SendMsg(request); err != nil && !errors.Is(err, io.EOF) {
+				return heard, err
+			}
+		}
+	}
+}
+
+// receive hands on what the member sends.
+func (f *feed) receive(ctx context.Context, out grpc.ClientStream, to chan<- *notice) error {
+	for {
+		var in frame
+		if err := out.RecvMsg(&in); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = status.Error(codes.Unavailable, "the member has ended the watch")
+			}
+			return err
+		}
+		data := in.data.Materialize()
+		in.free()
+		n, err := parseNotice(data)
+		if err != nil {
+			return err
+		}
+		select {
+		case to <- n:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// request asks for what has not been delivered yet.
+func (f *feed) request() *pb.WatchRequest {
+	f.set.mu.Lock()
+	defer f.set.mu.Unlock()
+	f.pieces = nil
+	f.asking, f.asked, f.sending = append(f.asked, f.asking...), nil, false
+	r := &pb.WatchCreateRequest{
+		Key: []byte(f.topic.key), StartRevision: f.start, PrevKv: f.topic.prevKV, ProgressNotify: true, Fragment: f.topic.fragment,
+	}
+	if f.topic.end != "" {
+		r.RangeEnd = []byte(f.topic.end)
+	}
+	if f.next != 0 {
+		r.StartRevision = f.next
+	}
+	if f.topic.noPut {
+		r.Filters = append(r.Filters, pb.WatchCreateRequest_NOPUT)
+	}
+	if f.topic.noDel {
+		r.Filters = append(r.Filters, pb.WatchCreateRequest_NODELETE)
+	}
+	return &pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: r}}
+}
+
+// wanted reports whether progress has to be asked for now.
+func (f *feed) wanted() bool {
+	f.set.mu.Lock()
+	defer f.set.mu.Unlock()
+	if f.sending || len(f.asking) == 0 || f.next == 0 {
+		return false
+	}
+	f.asked, f.asking, f.sending = f.asking, nil, true
+	return true
+}
+
+// unanswered lets progress be asked for again.
+func (f *feed) unanswered() {
+	f.set.mu.Lock()
+	defer f.set.mu.Unlock()
+	if f.sending {
+		f.asking, f.asked, f.sending = append(f.asked, f.asking...), nil, false
+	}
+}
+
+// take passes a response on. It reports whether the feed is over.
+func (f *feed) take(n *notice) (over bool) {
+	f.set.mu.Lock()
+	defer f.set.mu.Unlock()
+	f.header = n.header
+	switch {
+	case n.canceled:
+		f.cancelled(n)
+		return true
+	case n.created:
+		f.created(n)
+	case n.events > 0 || n.fragment:
+		f.pieces = append(f.pieces, n)
+		if !n.fragment {
+			f.deliver()
+		}
+	case n.id == -1:
+		f.progressed(n)
+		f.answer(n)
+	default:
+		f.progressed(n)
+		for w := range f.watchers {
+			if w.progress && w.told {
+				w.stream.push(response(n.header, w.id, nil))
+			}
+		}
+	}
+	f.mergeLocked()
+	return false
+}
+
+// cancelled tells all watchers what the member said, and ends.
+func (f *feed) cancelled(n *notice) {
+	for w, told := range f.watchers {
+		id, tail := w.id, n.tail
+		if n.created && !told {
+			id = -1 // nothing was created
+		} else if n.created {
+			tail = n.without(responseCreated)
+		}
+		w.feed = nil
+		w.stream.forget(w)
+		w.stream.push(response(n.header, id, tail))
+	}
+	f.watchers = nil
+	f.endLocked()
+}
+
+func (f *feed) created(n *notice) {
+	if f.next != 0 {
+		return // at another member than before
+	}
+	f.next = f.start
+	if f.start == 0 {
+		f.next = n.revision + 1
+	}
+	for w, told := range f.watchers {
+		w.next = max(w.next, f.next)
+		if !told {
+			f.tell(w, n.header)
+		}
+	}
+}
+
+// progressed notes that everything up to the response's revision has come.
+func (f *feed) progressed(n *notice) { f.next = max(f.next, n.revision+1) }
+
+func (f *feed) answer(n *notice) {
+	asked := f.asked
+	f.asked, f.sending = nil, false
+	for _, done := range asked {
+		done(n)
+	}
+	if len(f.asking) > 0 {
+		select {
+		case f.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// deliver passes the events of a whole response to all watchers.
+func (f *feed) deliver() {
+	pieces := f.pieces
+	f.pieces = nil
+	last := pieces[len(pieces)-1].last
+	for w := range maps.Clone(f.watchers) { // those that lag leave
+		if w.next > last {
+			continue
+		}
+		for i, n := range pieces {
+			if !w.offer(n, i == 0) {
+				f.set.detachLocked(w)
+				break
+			}
+		}
+		if w.feed != nil {
+			w.next = last + 1
+		}
+		f.set.proxy.parts.Metrics.events.Add(1)
+	}
+	f.next = max(f.next, last+1)
+}
+
+// mergeLocked moves the watchers to another feed of the topic that has not gone
+// further, if there is one, and ends.
+func (f *feed) mergeLocked() {
+	all := f.set.feeds[f.topic]
+	if len(all) < 2 || f.next == 0 {
+		return
+	}
+	for _, other := range all {
+		if other == f || other.next == 0 || other.next > f.next || len(f.pieces)+len(f.asked)+len(f.asking) > 0 {
+			continue
+		}
+		for w, told := range f.watchers {
+			w.feed = other
+			other.watchers[w] = told
+		}
+		f.watchers = nil
+		f.endLocked()
+		return
+	}
+}

@@ -1,0 +1,267 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+)
+
+// ErrNoEndpoint is that no member can be reached.
+var ErrNoEndpoint = errors.New("kvd proxy: no member of the cluster can be reached")
+
+// errReadOnly refuses what writes.
+var errReadOnly = status.Error(codes.PermissionDenied, "kvd proxy: this proxy is read-only; send what writes to a member, or to a proxy without proxy = \"readonly\"")
+
+// errStopping ends calls whose proxy stops.
+var errStopping = status.Error(codes.Unavailable, "kvd proxy: the proxy is stopping")
+
+// handle is gRPC's handler of every call.
+func (p *Proxy) handle(_ any, in grpc.ServerStream) error {
+	name, ok := grpc.MethodFromServerStream(in)
+	if !ok {
+		return status.Error(codes.Internal, "kvd proxy: a call without a method")
+	}
+	m := methods[name]
+	if p.o.ReadOnly && (m.writes || m.kind == foreign) && name != txn && name != alarm {
+		return errReadOnly
+	}
+	c := call{proxy: p, in: in, name: name, method: m, ctx: outgoing(in.Context())}
+	switch m.kind {
+	case unary:
+		return c.unary()
+	case answers:
+		return c.answers()
+	case shared:
+		if name == "/etcdserverpb.Watch/Watch" {
+			return p.watch(in)
+		}
+		return p.keepAlive(in)
+	default:
+		return c.both()
+	}
+}
+
+const (
+	txn   = "/etcdserverpb.KV/Txn"
+	alarm = "/etcdserverpb.Maintenance/Alarm"
+)
+
+// connectionHeaders are of the caller's connection and not of the call.
+var connectionHeaders = []string{":authority", "content-type", "user-agent", "grpc-accept-encoding", "te", "connection", "keep-alive"}
+
+// outgoing passes the caller's metadata on: its token, and whether it wants a
+// leader, among others.
+func outgoing(ctx context.Context) context.Context {
+	in, _ := metadata.FromIncomingContext(ctx)
+	out := make(metadata.MD, len(in))
+	for key, values := range in {
+		if !slices.Contains(connectionHeaders, key) && !strings.HasPrefix(key, "grpc-") {
+			out[key] = values
+		}
+	}
+	return metadata.NewOutgoingContext(ctx, out)
+}
+
+// call is one call on its way.
+type call struct {
+	proxy  *Proxy
+	in     grpc.ServerStream
+	name   string
+	method method
+	ctx    context.Context // with the metadata for the member
+}
+
+// unary passes one message on and one answer back.
+func (c *call) unary() error {
+	var request frame
+	if err := c.in.RecvMsg(&request); err != nil {
+		return err
+	}
+	defer request.free()
+	if c.proxy.o.ReadOnly && c.method.writes && mayWrite(c.name, &request) {
+		return errReadOnly
+	}
+	var tried []*endpoint
+	for {
+		e, err := c.proxy.endpoints.choose(c.ctx, tried, c.patience(tried))
+		if err != nil {
+			return status.Error(codes.Unavailable, err.Error())
+		}
+		var answer frame
+		var header, trailer metadata.MD
+		err = e.conn.Invoke(c.ctx, c.name, &request, &answer, grpc.Header(&header), grpc.Trailer(&trailer))
+		if c.retry(e, err) {
+			tried = append(tried, e)
+			if c.proxy.endpoints.pick(tried) != nil {
+				continue
+			}
+		}
+		if len(header) > 0 {
+			_ = c.in.SetHeader(header) // fails only once the call is over
+		}
+		c.in.SetTrailer(trailer)
+		if err != nil {
+			return err
+		}
+		defer answer.free()
+		return c.in.SendMsg(&answer)
+	}
+}
+
+// retry reports whether another member may be asked after err, and sets the one
+// aside that did not answer. Etcd's own refusals are answers.
+func (c *call) retry(e *endpoint, err error) bool {
+	if status.Code(err) != codes.Unavailable || c.ctx.Err() != nil {
+		return false
+	}
+	if strings.HasPrefix(status.Convert(err).Message(), "etcdserver: ") {
+		return c.method.again
+	}
+	c.proxy.endpoints.setAside(e, status.Convert(err).Message())
+	return c.method.again
+}
+
+// patience is how long to wait for a connection: not at all once a member has
+// been asked.
+func (c *call) patience(tried []*endpoint) time.Duration {
+	if len(tried) > 0 {
+		return 0
+	}
+	return c.proxy.o.DialTimeout
+}
+
+// answers passes one message on and a stream of answers back, each as it comes.
+func (c *call) answers() error {
+	var request frame
+	if err := c.in.RecvMsg(&request); err != nil {
+		return err
+	}
+	defer request.free()
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	out, _, err := c.proxy.stream(ctx, c.name)
+	if err != nil {
+		return err
+	}
+	if err := out.SendMsg(&request); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	_ = out.CloseSend() // what is wrong with the stream is told by RecvMsg
+	return c.back(out)
+}
+
+// stream opens a stream at a member.
+func (p *Proxy) stream(ctx context.Context, name string) (grpc.ClientStream, *endpoint, error) {
+	var tried []*endpoint
+	for {
+		e, err := p.endpoints.choose(ctx, tried, p.o.DialTimeout)
+		if err != nil {
+			return nil, nil, status.Error(codes.Unavailable, err.Error())
+		}
+		out, err := e.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, name)
+		if err == nil {
+			return out, e, nil
+		}
+		if status.Code(err) != codes.Unavailable || ctx.Err() != nil {
+			return nil, nil, err
+		}
+		p.endpoints.setAside(e, status.Convert(err).Message())
+		tried = append(tried, e)
+		if p.endpoints.pick(tried) == nil {
+			return nil, nil, err
+		}
+	}
+}
+
+// back passes a member's answers to the caller until they end.
+func (c *call) back(out grpc.ClientStream) error {
+	if header, err := out.Header(); err == nil && len(header) > 0 {
+		_ = c.in.SetHeader(header) // fails only once the call is over
+	}
+	for {
+		var answer frame
+		err := out.RecvMsg(&answer)
+		if err == nil {
+			err = c.in.SendMsg(&answer)
+			answer.free()
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		c.in.SetTrailer(out.Trailer())
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		return err
+	}
+}
+
+// both passes messages on in both directions.
+func (c *call) both() error {
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	out, _, err := c.proxy.stream(ctx, c.name)
+	if err != nil {
+		return err
+	}
+	forth := make(chan struct{})
+	go func() { // ends with the call: its context ends RecvMsg
+		defer close(forth)
+		for {
+			var request frame
+			if err := c.in.RecvMsg(&request); err != nil {
+				if errors.Is(err, io.EOF) {
+					_ = out.CloseSend() // RecvMsg tells what is wrong
+				} else {
+					cancel()
+				}
+				return
+			}
+			err := out.SendMsg(&request)
+			request.free()
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return c.back(out)
+}
+
+// mayWrite reports whether a request that a read-only proxy gets would change
+// something, or cannot be read.
+func mayWrite(name string, request *frame) bool {
+	data := request.data.Materialize()
+	switch name {
+	case txn:
+		var r pb.TxnRequest
+		return proto.Unmarshal(data, &r) != nil || writesIn(r.Success) || writesIn(r.Failure)
+	case alarm:
+		var r pb.AlarmRequest
+		return proto.Unmarshal(data, &r) != nil || r.Action != pb.AlarmRequest_GET
+	}
+	return true
+}
+
+func writesIn(ops []*pb.RequestOp) bool {
+	return slices.ContainsFunc(ops, func(op *pb.RequestOp) bool {
+		switch {
+		case op.GetRequestRange() != nil:
+			return false
+		case op.GetRequestTxn() != nil:
+			t := op.GetRequestTxn()
+			return writesIn(t.Success) || writesIn(t.Failure)
+		}
+		return true
+	})
+}

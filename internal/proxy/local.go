@@ -1,0 +1,123 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Local is the services as a connection within the process. Its calls go to a
+// member with the metadata that they have.
+func (p *Proxy) Local() grpc.ClientConnInterface { return local{p} }
+
+type local struct{ proxy *Proxy }
+
+// Invoke implements grpc.ClientConnInterface.
+func (l local) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	if err := l.allowed(method, args); err != nil {
+		return err
+	}
+	e, err := l.proxy.endpoints.choose(ctx, nil, l.proxy.o.DialTimeout)
+	if err != nil {
+		return status.Error(codes.Unavailable, err.Error())
+	}
+	return e.conn.Invoke(ctx, method, args, reply, opts...)
+}
+
+// NewStream implements grpc.ClientConnInterface.
+func (l local) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	if err := l.allowed(method, nil); err != nil {
+		return nil, err
+	}
+	e, err := l.proxy.endpoints.choose(ctx, nil, l.proxy.o.DialTimeout)
+	if err != nil {
+		return nil, status.Error(codes.Unavailable, err.Error())
+	}
+	return e.conn.NewStream(ctx, desc, method, opts...)
+}
+
+// allowed refuses what a read-only proxy does not pass on.
+func (l local) allowed(name string, request any) error {
+	m := methods[name]
+	if !l.proxy.o.ReadOnly || !m.writes && m.kind != foreign {
+		return nil
+	}
+	switch r := request.(type) {
+	case *pb.TxnRequest:
+		if !writesIn(r.Success) && !writesIn(r.Failure) {
+			return nil
+		}
+	case *pb.AlarmRequest:
+		if r.Action == pb.AlarmRequest_GET {
+			return nil
+		}
+	}
+	return errReadOnly
+}
+
+// Probe makes a small read at some member.
+func (p *Proxy) Probe(ctx context.Context, serializable bool) error {
+	request := &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, KeysOnly: true, Limit: 1, Serializable: serializable}
+	err := p.Local().Invoke(ctx, "/etcdserverpb.KV/Range", request, &pb.RangeResponse{})
+	switch status.Code(err) {
+	case codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument:
+		return nil // a member has answered that it does not know who asks
+	}
+	return err
+}
+
+// Pulse returns when everything that calls have to pass has moved.
+func (p *Proxy) Pulse(ctx context.Context) error {
+	moved := make(chan struct{})
+	go func() { // outlives a caller that gives up; then the process is about to be killed
+		defer close(moved)
+		p.watches.mu.Lock()
+		p.watches.mu.Unlock() //nolint:staticcheck // that it can be had is all that is asked
+		p.endpoints.healthy()
+	}()
+	select {
+	case <-moved:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Routes serves what a proxy says of itself over HTTP: /proxy/health and
+// /proxy/endpoints.
+func (p *Proxy) Routes(mux *http.ServeMux) {
+	mux.HandleFunc("GET /proxy/health", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), probeLimit)
+		defer cancel()
+		answer := struct {
+			Health string `json:"health"`
+			Reason string `json:"reason"`
+		}{"true", ""}
+		code := http.StatusOK
+		if err := p.Probe(ctx, false); err != nil {
+			code, answer.Health, answer.Reason = http.StatusServiceUnavailable, "false", "GET ERROR:"+err.Error()
+		}
+		write(w, code, answer)
+	})
+	mux.HandleFunc("GET /proxy/endpoints", func(w http.ResponseWriter, _ *http.Request) {
+		write(w, http.StatusOK, struct {
+			ReadOnly  bool       `json:"readOnly"`
+			Endpoints []Endpoint `json:"endpoints"`
+		}{p.o.ReadOnly, p.Endpoints()})
+	})
+}
+
+// probeLimit bounds how long /proxy/health waits for a member.
+const probeLimit = 3 * time.Second
+
+func write(w http.ResponseWriter, code int, answer any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(answer) // to who is still there
+}

@@ -1,0 +1,28 @@
+package proxy
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// Metrics are what a proxy counts.
+type Metrics struct {
+	watchers prometheus.Gauge   // of clients
+	feeds    prometheus.Gauge   // watches at members
+	events   prometheus.Counter // responses with events, to watchers
+}
+
+// NewMetrics registers a proxy's metrics, with the names of etcd's grpc-proxy
+// where it has them.
+func NewMetrics(registry prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		watchers: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "etcd_grpc_proxy_watchers_coalescing_total", Help: "Watches of clients that are served by shared watches at members.",
+		}),
+		feeds: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "kvd_proxy_member_watches", Help: "Watches at members.",
+		}),
+		events: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "etcd_grpc_proxy_events_coalescing_total", Help: "Responses with events that were passed to watchers.",
+		}),
+	}
+	registry.MustRegister(m.watchers, m.feeds, m.events)
+	return m
+}

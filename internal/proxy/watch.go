@@ -1,0 +1,309 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"sync"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
+)
+
+// watcher is one watch of a client. watches.mu guards it.
+type watcher struct {
+	stream   *watchStream
+	topic    topic
+	id       int64
+	progress bool  // wants progress notifications
+	feed     *feed // nil: it lags, or is over
+	next     int64 // events below it has, or does not want
+	told     bool  // that it is created
+}
+
+// offer gives a watcher the events of a response that it wants. False: there is
+// no room, and it has to come back for them.
+func (w *watcher) offer(n *notice, first bool) bool {
+	tail := n.tail
+	if n.events > 0 && n.first < w.next {
+		var err error
+		if tail, err = n.since(w.next); err != nil || len(tail) == 0 {
+			return true // it was parsed before
+		}
+	}
+	if first && !w.stream.room() {
+		w.stream.lag(w)
+		return false
+	}
+	w.stream.push(response(n.header, w.id, tail))
+	return true
+}
+
+// watchStream is a client's stream of watches.
+type watchStream struct {
+	proxy *Proxy
+	in    grpc.ServerStream
+	who   identity
+
+	mu       sync.Mutex
+	watchers map[int64]*watcher
+	nextID   int64
+	queue    []mem.BufferSlice
+	bytes    int
+	lagging  []*watcher    // without a feed until there is room
+	wake     chan struct{} // one signal
+	failed   chan error    // holds one
+}
+
+// watch serves a client's stream of watches.
+func (p *Proxy) watch(in grpc.ServerStream) error {
+	s := &watchStream{
+		proxy: p, in: in, who: identityOf(in.Context()), watchers: map[int64]*watcher{}, wake: make(chan struct{}, 1), failed: make(chan error, 1),
+	}
+	defer s.leave()
+	ended := make(chan error, 1)
+	go func() { ended <- s.read() }() // ends with the call
+	for {
+		select {
+		case <-s.wake:
+			if err := s.send(); err != nil {
+				return err
+			}
+		case err := <-s.failed:
+			return err
+		case err := <-ended:
+			if err != nil {
+				return err
+			}
+			ended = nil // the client asks for no more, and goes on listening
+		case <-in.Context().Done():
+			return in.Context().Err()
+		case <-p.stopping:
+			return errStopping
+		}
+	}
+}
+
+// leave takes all watchers out of their feeds.
+func (s *watchStream) leave() {
+	s.mu.Lock()
+	all := s.watchers
+	s.watchers, s.queue, s.lagging = nil, nil, nil
+	s.mu.Unlock()
+	for _, w := range all {
+		s.proxy.watches.detach(w)
+	}
+	s.proxy.parts.Metrics.watchers.Sub(float64(len(all)))
+}
+
+// send sends what waits, then lets those come back that lag.
+func (s *watchStream) send() error {
+	for {
+		s.mu.Lock()
+		queue := s.queue
+		s.queue = nil
+		s.mu.Unlock()
+		s.comeBack()
+		if len(queue) == 0 {
+			return nil
+		}
+		for _, m := range queue {
+			size := m.Len()
+			if err := s.in.SendMsg(m); err != nil {
+				return err
+			}
+			s.sent(size)
+		}
+	}
+}
+
+func (s *watchStream) sent(size int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bytes -= size
+}
+
+// comeBack gives feeds to those that lag, once there is room again.
+func (s *watchStream) comeBack() {
+	s.mu.Lock()
+	var back []*watcher
+	if s.bytes < s.proxy.o.WatchBuffer/2 {
+		back, s.lagging = s.lagging, nil
+	}
+	s.mu.Unlock()
+	for _, w := range back {
+		s.proxy.watches.attach(w, w.next)
+	}
+}
+
+func (s *watchStream) push(m mem.BufferSlice) {
+	s.mu.Lock()
+	s.queue = append(s.queue, m)
+	s.bytes += m.Len()
+	s.mu.Unlock()
+	s.signal()
+}
+
+// room reports whether more may wait for the client.
+func (s *watchStream) room() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bytes < s.proxy.o.WatchBuffer
+}
+
+// lag remembers a watcher that comes back when the client has read.
+func (s *watchStream) lag(w *watcher) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.watchers != nil {
+		s.lagging = append(s.lagging, w)
+	}
+	s.signal() // it may have read everything meanwhile
+}
+
+func (s *watchStream) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *watchStream) forget(w *watcher) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.watchers[w.id] == w {
+		delete(s.watchers, w.id)
+		s.proxy.parts.Metrics.watchers.Dec()
+	}
+}
+
+func (s *watchStream) fail(err error) {
+	select {
+	case s.failed <- err:
+	default:
+	}
+}
+
+// read takes the client's requests until there are no more.
+func (s *watchStream) read() error {
+	for {
+		var r pb.WatchRequest
+		if err := s.in.RecvMsg(&r); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		switch u := r.RequestUnion.(type) {
+		case *pb.WatchRequest_CreateRequest:
+			s.create(u.CreateRequest)
+		case *pb.WatchRequest_CancelRequest:
+			s.cancel(u.CancelRequest.WatchId)
+		case *pb.WatchRequest_ProgressRequest:
+			s.progress()
+		}
+	}
+}
+
+func (s *watchStream) create(r *pb.WatchCreateRequest) {
+	w := &watcher{
+		stream: s, progress: r.ProgressNotify,
+		topic: topic{who: s.who, key: string(r.Key), end: string(r.RangeEnd), prevKV: r.PrevKv, fragment: r.Fragment},
+	}
+	for _, f := range r.Filters {
+		w.topic.noPut = w.topic.noPut || f == pb.WatchCreateRequest_NOPUT
+		w.topic.noDel = w.topic.noDel || f == pb.WatchCreateRequest_NODELETE
+	}
+	if !s.number(w, r.WatchId) {
+		s.push(refusal(-1, "mvcc: duplicate watch ID provided on the WatchStream"))
+		return
+	}
+	s.proxy.watches.attach(w, r.StartRevision)
+}
+
+// number gives a watcher its ID: the one that the client wants, or the next.
+func (s *watchStream) number(w *watcher, wanted int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.watchers == nil {
+		return false
+	}
+	if wanted != 0 {
+		if s.watchers[wanted] != nil {
+			return false
+		}
+	} else {
+		for s.watchers[s.nextID] != nil {
+			s.nextID++
+		}
+		wanted = s.nextID
+		s.nextID++
+	}
+	w.id = wanted
+	s.watchers[w.id] = w
+	s.proxy.parts.Metrics.watchers.Inc()
+	return true
+}
+
+func (s *watchStream) cancel(id int64) {
+	s.mu.Lock()
+	w := s.watchers[id]
+	s.mu.Unlock()
+	if w == nil {
+		return
+	}
+	header := s.proxy.watches.detach(w)
+	s.forget(w)
+	s.mu.Lock()
+	for i, l := range s.lagging {
+		if l == w {
+			s.lagging = append(s.lagging[:i:i], s.lagging[i+1:]...)
+			break
+		}
+	}
+	s.mu.Unlock()
+	s.push(response(header, id, flag(responseCanceled)))
+}
+
+// progress answers once every watch of the stream has told how far it is, with
+// the least of them. While one lags there is no answer, as at a member.
+func (s *watchStream) progress() {
+	ws := s.proxy.watches
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	s.mu.Lock()
+	feeds := map[*feed]bool{}
+	lagging := len(s.lagging) > 0
+	for _, w := range s.watchers {
+		lagging = lagging || w.feed == nil
+		if w.feed != nil {
+			feeds[w.feed] = true
+		}
+	}
+	s.mu.Unlock()
+	if lagging {
+		return
+	}
+	var least *notice
+	left := len(feeds)
+	for f := range feeds {
+		f.askLocked(func(n *notice) {
+			if least == nil || n.revision < least.revision {
+				least = n
+			}
+			if left--; left == 0 {
+				s.push(response(least.header, -1, nil))
+			}
+		})
+	}
+}
+
+// refusal is a response to a watch that is not created.
+func refusal(id int64, reason string) mem.BufferSlice {
+	m := &pb.WatchResponse{Header: &pb.ResponseHeader{}, WatchId: id, Created: true, Canceled: true, CancelReason: reason}
+	data, err := codec{}.Marshal(m)
+	if err != nil {
+		return mem.BufferSlice{}
+	}
+	return data
+}
