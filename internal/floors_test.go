@@ -15,7 +15,7 @@ import (
 // floors is the house, lowest floor first. A package may import packages on
 // floors below its own and nothing beside or above it.
 var floors = [][]string{
-	{"invariant", "vfs", "sd"},               // tools
+	{"invariant", "vfs", "sd", "freeport"},   // tools
 	{"listen", "store", "wal", "credential"}, // devices
 	{"mvcc", "lease", "auth", "member"},      // model: no goroutine, no lock, no I/O
 	{"state"},                                // machine: the same

@@ -311,7 +311,7 @@ func lockScript() []step {
 		{line: "lock mine -- sh -c \"kill -9 $$\"", hide: lease},
 		{line: "lock mine /not/there", hide: lease},
 		{line: "lock mine --ttl=5 true", hide: lease},
-		{line: "lock mine", until: "mine/", hide: lease},
+		{line: "lock mine", until: "\n\n", hide: lease}, // the key, and the value that it has not,
 		// A killed holder keeps its lock for as long as its lease.
 		{line: "lock yours -w fields", until: "Count", hide: lease},
 		{line: "lock mine --ttl=x"},

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +18,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"kvd/internal/freeport"
 )
 
 // TestEqualsEtcdctl gives the same command lines to etcdctl with etcd, to kvctl
@@ -263,7 +264,7 @@ func (w *watched) wait(word string) error {
 func startServer(t *testing.T, binary string, flags ...string) *member {
 	t.Helper()
 	dir := t.TempDir()
-	m := &member{addr: freeAddr(t)}
+	m := &member{addr: freeport.Address(t)}
 	logs, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -272,7 +273,7 @@ func startServer(t *testing.T, binary string, flags ...string) *member {
 	cmd := exec.Command(binary, append(flags,
 		"--name=default", "--data-dir="+filepath.Join(dir, "data"),
 		"--listen-client-urls=http://"+m.addr, "--advertise-client-urls=http://"+m.addr,
-		"--listen-peer-urls=http://"+freeAddr(t), "--initial-advertise-peer-urls="+claimed,
+		"--listen-peer-urls=http://"+freeport.Address(t), "--initial-advertise-peer-urls="+claimed,
 		"--initial-cluster=default="+claimed,
 	)...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir} // nothing that configures a server
@@ -306,14 +307,4 @@ func startServer(t *testing.T, binary string, flags ...string) *member {
 			t.Fatalf("the server at %s does not serve: %v", m.addr, err)
 		}
 	}
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

@@ -7,23 +7,16 @@ import (
 	"strings"
 	"testing"
 	"time"
-)
 
-// freeAddress is a loopback address that nobody listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	return l.Addr().String()
-}
+	"kvd/internal/freeport"
+)
 
 // clusterOf starts members that find each other by these peer URLs' scheme.
 func clusterOf(t *testing.T, n int, scheme string, more ...string) []*instance {
 	t.Helper()
 	var urls, initial []string
 	for i := range n {
-		urls = append(urls, scheme+"://"+freeAddress(t))
+		urls = append(urls, scheme+"://"+freeport.Address(t))
 		initial = append(initial, fmt.Sprintf("m%d=%s", i, urls[i]))
 	}
 	var all []*instance

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"kvd/internal/freeport"
 	"kvd/internal/listen"
 )
 
@@ -263,7 +264,7 @@ func TestOneAddressServesClientsOverTLSAndInPlainText(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
 	a.leaf(t, "now", "127.0.0.1")
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	d := start(t, secureFlags(a, t.TempDir(), "--listen-client-urls=http://"+address+",https://"+address)...)
 	d.log.wait(t, "serving client traffic insecurely; this is strongly discouraged!", 0)
 	d.log.wait(t, "serving client traffic securely", 0)

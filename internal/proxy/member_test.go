@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net"
 	"sync"
@@ -202,7 +201,8 @@ func startProxy(t *testing.T, o Options, members ...*fake) (*Proxy, *grpc.Client
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- p.Run(ctx, l) }()
-	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20))) // as etcd's client
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,5 +229,3 @@ func eventually(t *testing.T, what string, true func() bool) {
 func newHistory() *history { return &history{changed: make(chan struct{})} }
 
 var errDown = status.Error(codes.Unavailable, "etcdserver: no leader")
-
-func name(i int) string { return fmt.Sprintf("k%d", i) }

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"kvd/internal/freeport"
 )
 
 // Version of etcd that is the judge.
@@ -75,7 +77,7 @@ func (o *Options) complete(t testing.TB) error {
 	}
 	for _, url := range []*string{&o.ClientURL, &o.PeerURL} {
 		if *url == "" {
-			address, err := freeAddress()
+			address, err := freeport.Next()
 			if err != nil {
 				return err
 			}
