@@ -73,7 +73,7 @@ func New(o Options, parts Parts) *Proxy {
 		grpc.ForceServerCodecV2(codec{}),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.NumStreamWorkers(streamWorkers),
-		grpc.WriteBufferSize(bufferSize), grpc.ReadBufferSize(bufferSize), grpc.SharedWriteBuffer(true),
+		grpc.WriteBufferSize(bufferSize), grpc.ReadBufferSize(bufferSize),
 		grpc.InitialWindowSize(1 << 20), grpc.InitialConnWindowSize(windowSize),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: o.KeepAliveMin}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: o.KeepAlive, Timeout: o.KeepAliveTimeout}),
