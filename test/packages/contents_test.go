@@ -142,7 +142,7 @@ func TestConfigurationIsTheAdministrators(t *testing.T) {
 	for _, root := range []string{deb, rpm} {
 		output(t, "cmp", "../../etc/kvd.toml", filepath.Join(root, "etc/kvd/kvd.toml"))
 	}
-	if got := output(t, "dpkg-deb", "-I", one(t, "kvd_*_amd64.deb"), "conffiles"); got != "/etc/kvd/kvd.toml\n/etc/kvd/backup.env\n" {
+	if got := output(t, "dpkg-deb", "-I", one(t, "kvd_*_amd64.deb"), "conffiles"); got != "/etc/kvd/backup.env\n/etc/kvd/kvd.toml\n" {
 		t.Errorf("conffiles: %q", got)
 	}
 	out := output(t, "rpm", "-qp", "--qf", `[%{FILEFLAGS:fflags} %{FILENAMES}\n]`, one(t, "kvd-*.x86_64.rpm"))

@@ -179,7 +179,7 @@ func (h *host) crashes() {
 func (h *host) stops() {
 	h.run("systemctl stop kvd")
 	h.says("systemctl status kvd || true", "Active: inactive (dead)", "status=0/SUCCESS", `Status: "stopped"`)
-	inOrder(h.t, h.notices(), "STOPPING=1, STATUS=stopping", "STATUS=stopping: clients", "STATUS=stopping: replica",
+	inOrder(h.t, h.notices(), "STOPPING=1, STATUS=stopping", "STATUS=stopping: taking no more clients", "STATUS=stopping: clients", "STATUS=stopping: replica",
 		"STATUS=stopping: closing log and database", "STATUS=stopped")
 	h.run("systemctl log-level info")
 }
