@@ -370,6 +370,20 @@ func TestForeignVariablesAreOnlyWarnedOf(t *testing.T) {
 	}
 }
 
+// TestInsecureCipherSuitesAreWarnedOf: they are taken, as by etcd, but for its
+// advisory GHSA-5x4g-q5rc-36jp.
+func TestInsecureCipherSuitesAreWarnedOf(t *testing.T) {
+	const good, bad = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_RSA_WITH_AES_128_CBC_SHA"
+	c := mustLoad(t, sources{args: []string{"--cipher-suites=" + good + "," + bad}})
+	warnings := strings.Join(c.Warnings, "\n")
+	if !strings.Contains(warnings, "cipher-suites: "+bad+" is not secure") || strings.Contains(warnings, good) {
+		t.Errorf("warned of %q", c.Warnings)
+	}
+	if c := mustLoad(t, sources{}); len(c.TLS.CipherSuites) != 0 {
+		t.Errorf("without the option, Go's own are not in force: %v", c.TLS.CipherSuites)
+	}
+}
+
 func TestWhatEtcdCanDoThisVersionCan(t *testing.T) {
 	for _, args := range []string{
 		"--feature-gates=AllAlpha=true",
