@@ -52,7 +52,7 @@ type Options struct {
 	Sockets []Socket
 
 	// Proxy makes the server a proxy of the cluster, which Cluster or flags name:
-	// on or readonly; not a proxy. It has no peer URL.
+	// on, readonly, or ByFile; not a proxy. It has no peer URL.
 	Proxy string
 
 	// Through is a kvd whose proxy stands between clients and this server; none,
@@ -62,6 +62,10 @@ type Options struct {
 
 	listen string // where the server itself listens for clients; ClientURL
 }
+
+// ByFile is the Proxy of Options whose Args name a configuration file that says
+// all the rest.
+const ByFile = "by the file"
 
 // A Socket is a listener that a server inherits.
 type Socket struct {
@@ -104,6 +108,9 @@ func (o *Options) complete(t testing.TB) error {
 
 // flags is the one list that serves both servers: kvd accepts etcd's flags.
 func (o *Options) flags() []string {
+	if o.Proxy == ByFile {
+		return o.Args
+	}
 	if o.Proxy != "" {
 		flags := []string{"--proxy", o.Proxy, "--data-dir", o.DataDir, "--listen-client-urls", o.ClientURL}
 		if o.Cluster != "" {
