@@ -81,6 +81,7 @@ func (r *Relay) dial(ctx context.Context, address string) (*net.TCPConn, error) 
 		}
 		return nil
 	}}
+	d.Resolver, _ = r.resolver.(*net.Resolver) // one in memory knows names for the other questions only
 	conn, err := d.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, err

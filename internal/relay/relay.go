@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -87,7 +88,8 @@ type Relay struct {
 	listener *net.TCPListener
 	own      netip.AddrPort // where it listens
 	targets  targets
-	room     chan struct{} // a token for each connection
+	room     chan struct{} // a token for each client, and for the one to come
+	clients  atomic.Int64
 	again    chan struct{} // one signal: look now
 	work     sync.WaitGroup
 
@@ -181,7 +183,8 @@ func (r *Relay) accept(ctx context.Context) {
 		switch {
 		case err == nil:
 			r.work.Go(func() {
-				defer func() { <-r.room }()
+				r.clients.Add(1)
+				defer func() { r.clients.Add(-1); <-r.room }()
 				r.serve(ctx, client)
 			})
 			continue
@@ -246,5 +249,5 @@ func (r *Relay) release(c *net.TCPConn) {
 // report tells how the relay is doing.
 func (r *Relay) report() {
 	active, all := r.targets.counts()
-	r.told(fmt.Sprintf("gateway, %d of %d endpoints active, %d connections", active, all, len(r.room)), active > 0)
+	r.told(fmt.Sprintf("gateway, %d of %d endpoints active, %d connections", active, all, r.clients.Load()), active > 0)
 }
