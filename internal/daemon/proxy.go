@@ -210,6 +210,7 @@ func (m *running) serveThrough() error {
 	m.proxy.Routes(mux)
 	grpc, web := m.splitClients()
 	m.serveHTTP("client HTTP", mux, web)
+	m.crew.start("heap", paceHeap)
 	m.crew.start("proxy", func(ctx context.Context) error { return m.proxy.Run(ctx, grpc...) })
 	return nil
 }
