@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/tls"
 	"fmt"
 	"math"
 	"net"
@@ -195,6 +196,11 @@ func (l *loader) deriveBounds() {
 		c.Auth.BcryptCost = defaultBcryptCost
 	}
 	slices.Sort(c.Warnings) // of a map
+	for _, suite := range tls.InsecureCipherSuites() {
+		if slices.Contains(c.TLS.CipherSuites, suite.ID) {
+			c.warn("cipher-suites: %s is not secure any more", suite.Name)
+		}
+	}
 }
 
 // deriveFlush takes etcd's name for the flush interval over.

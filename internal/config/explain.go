@@ -23,15 +23,13 @@ func Check(args, environ []string, readFile func(string) ([]byte, error)) (text 
 		Valid    bool     `json:"valid"`
 		File     string   `json:"file,omitempty"`
 		Faults   Faults   `json:"faults,omitempty"`
-		NotYet   []string `json:"not_yet,omitempty"`
 		Warnings []string `json:"warnings,omitempty"`
 	}{Valid: err == nil}
 	if err != nil && !errors.As(err, &verdict.Faults) {
 		return usage(), 0
 	}
 	if c != nil {
-		verdict.File, verdict.Warnings, verdict.NotYet = c.File, c.Warnings, c.NotYet()
-		verdict.Valid = len(verdict.NotYet) == 0
+		verdict.File, verdict.Warnings = c.File, c.Warnings
 	}
 	if !verdict.Valid {
 		status = ExitStatus
@@ -42,9 +40,6 @@ func Check(args, environ []string, readFile func(string) ([]byte, error)) (text 
 	var b strings.Builder
 	for _, fault := range verdict.Faults {
 		fmt.Fprintf(&b, "fault: %v\n", fault)
-	}
-	for _, reason := range verdict.NotYet {
-		fmt.Fprintf(&b, "not possible: %s\n", reason)
 	}
 	for _, warning := range verdict.Warnings {
 		fmt.Fprintf(&b, "warning: %s\n", warning)
@@ -90,9 +85,8 @@ func Explain(args, environ []string, readFile func(string) ([]byte, error)) (tex
 		return toJSON(struct {
 			File     string   `json:"file,omitempty"`
 			Options  []row    `json:"options"`
-			NotYet   []string `json:"not_yet,omitempty"`
 			Warnings []string `json:"warnings,omitempty"`
-		}{c.File, rows, c.NotYet(), c.Warnings}), 0
+		}{c.File, rows, c.Warnings}), 0
 	}
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)

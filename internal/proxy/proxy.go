@@ -123,6 +123,7 @@ func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 // the time of grace, ends them.
 func (p *Proxy) stop() {
 	close(p.stopping)
+	p.watches.end()
 	late := time.AfterFunc(p.o.Grace, p.server.Stop)
 	defer late.Stop()
 	p.server.GracefulStop()
