@@ -142,6 +142,12 @@ func (l *loader) deriveDataDir() {
 		l.derived("data-dir", string(sd.State), dir)
 		return
 	}
+	if l.aside {
+		if unit, dir := unitDataDir(l.config.File); dir != "" {
+			l.derived("data-dir", unit, dir)
+			return
+		}
+	}
 	l.derived("data-dir", "name", l.config.Member.Name+".etcd")
 	l.config.warn("data-dir is not set; using %s in the working directory", l.config.Member.DataDir)
 }
@@ -244,11 +250,15 @@ func (l *loader) retentionFault(err error) {
 // deriveCredentials resolves paths that name a credential of systemd.
 func (l *loader) deriveCredentials() {
 	for _, o := range l.table {
-		if !o.is(path) {
+		resolve := func(text string) (string, error) { return l.credential(o.name, text) }
+		switch {
+		case o.name == "auth-token":
+			resolve = l.tokenCredentials
+		case !o.is(path):
 			continue
 		}
 		v := o.bind(l.config)
-		file, err := sd.CredentialPath(v.text(), l.getenv)
+		file, err := resolve(v.text())
 		if err == nil {
 			err = v.set(file)
 		}

@@ -15,10 +15,10 @@ const jsonFlag = "--json"
 
 // Check says what is wrong with a configuration, in text or, with --json
 // among args, in JSON; and how the process should end: 0 if the daemon would
-// start with it, else ExitStatus. The arguments are those of Load.
+// start with it, else ExitStatus. The arguments are those of LoadAside.
 func Check(args, environ []string, readFile func(string) ([]byte, error)) (text string, status int) {
 	args, asJSON := cutJSON(args)
-	c, err := Load(args, environ, readFile)
+	c, err := LoadAside(args, environ, readFile)
 	verdict := struct {
 		Valid    bool     `json:"valid"`
 		File     string   `json:"file,omitempty"`
@@ -59,7 +59,7 @@ func Check(args, environ []string, readFile func(string) ([]byte, error)) (text 
 // does: in text or in JSON. A configuration with faults is answered by Check.
 func Explain(args, environ []string, readFile func(string) ([]byte, error)) (text string, status int) {
 	plain, asJSON := cutJSON(args)
-	c, err := Load(plain, environ, readFile)
+	c, err := LoadAside(plain, environ, readFile)
 	if err != nil {
 		return Check(args, environ, readFile)
 	}

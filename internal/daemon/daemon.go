@@ -83,6 +83,7 @@ type running struct {
 	gone      chan struct{} // this member has applied its own removal; of one
 	joined    bool          // it was ready once
 	proxy     *proxy.Proxy  // nil: this is a member
+	founders  []string      // peer URLs of the cluster that this proxy was sent to by discovery
 
 	splits    []*listen.Split
 	passwords *credential.Passwords
@@ -141,9 +142,10 @@ func Run(ctx context.Context, in Inputs) error {
 	m.serveMetrics()
 	if err := m.open(ctx); err != nil {
 		err = m.retreat(ctx, err)
-		if errors.Is(err, bootstrap.ErrFull) && in.Config.Discovery.Fallback == "proxy" {
+		var full *bootstrap.FullError
+		if errors.As(err, &full) && in.Config.Discovery.Fallback == "proxy" {
 			m.ports.close()
-			return m.becomeProxy(ctx)
+			return m.becomeProxy(ctx, full.PeerURLs)
 		}
 		return err
 	}

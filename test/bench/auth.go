@@ -32,7 +32,7 @@ func guarded(run func(ctx context.Context, st *stage, token string) (metrics, er
 		if err != nil {
 			return nil, err
 		}
-		defer conn.Close() //nolint:errcheck // nothing is in flight
+		defer conn.Close()
 		users := pb.NewAuthClient(conn)
 		if err := makeUsers(ctx, users); err != nil {
 			return nil, err
@@ -139,7 +139,7 @@ func login(ctx context.Context, st *stage, _ string) (metrics, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer conn.Close() //nolint:errcheck // nothing is in flight
+		defer conn.Close()
 		conns = append(conns, conn)
 	}
 	return st.callers(ctx, "login", conns, loginCallers, func(c caller) op { return loginOp(c.conn) })

@@ -118,6 +118,9 @@ func measure(ctx context.Context, o options, log io.Writer) (*results, error) {
 	if err == nil && o.wants(defragName) {
 		err = c.defrags(ctx)
 	}
+	if err == nil {
+		err = c.proxyRounds(ctx)
+	}
 	if err == nil && o.wants(restartName) {
 		err = c.restarts(ctx)
 	}

@@ -144,5 +144,8 @@ func workloadNames() []string {
 	for _, w := range clusterWorkloads() {
 		names = append(names, w.name)
 	}
+	for _, w := range proxyWorkloads() {
+		names = append(names, w.name)
+	}
 	return append(names, defragName, restartName)
 }
