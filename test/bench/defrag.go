@@ -8,6 +8,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
 )
 
 const defragName = "defrag"
@@ -93,12 +95,12 @@ func (p *process) defragment(ctx context.Context, idle time.Duration, seed uint6
 		return nil, err
 	}
 	defer plain.Close() //nolint:errcheck // nothing is in flight
-	alone, err := meanwhile(ctx, conns, seed, func(ctx context.Context) error { return pause(ctx, idle) })
+	alone, err := meanwhile(ctx, conns, seed, patientPut, func(ctx context.Context) error { return pause(ctx, idle) })
 	if err != nil {
 		return nil, fmt.Errorf("idle: %w", err)
 	}
 	var compacted time.Duration
-	compacting, err := meanwhile(ctx, conns, seed+2, func(ctx context.Context) (err error) {
+	compacting, err := meanwhile(ctx, conns, seed+2, patientPut, func(ctx context.Context) (err error) {
 		compacted, err = compactOnce(ctx, plain)
 		return err
 	})
@@ -112,7 +114,7 @@ func (p *process) defragment(ctx context.Context, idle time.Duration, seed uint6
 	profiled := profile.begin(p, defragName, idle)
 	defer profiled()
 	var wall time.Duration
-	busy, err := meanwhile(ctx, conns, seed+1, func(ctx context.Context) (err error) {
+	busy, err := meanwhile(ctx, conns, seed+1, patientPut, func(ctx context.Context) (err error) {
 		wall, err = defragmentOnce(ctx, plain)
 		return err
 	})
@@ -157,4 +159,17 @@ func defragmentOnce(ctx context.Context, conn *grpc.ClientConn) (time.Duration, 
 	at := time.Now()
 	_, err := pb.NewMaintenanceClient(conn).Defragment(ctx, &pb.DefragmentRequest{})
 	return time.Since(at), err
+}
+
+// patientPut is putOp for a server that stands still while it defragments, as
+// etcd does: a put that times out has taken that long, and the next is tried.
+func patientPut(c caller) op {
+	put := putOp(c)
+	return func(ctx context.Context) error {
+		err := put(ctx)
+		if code := grpcstatus.Code(err); code == codes.Unavailable || code == codes.DeadlineExceeded {
+			return nil
+		}
+		return err
+	}
 }
