@@ -390,7 +390,10 @@ func lockScript() []step {
 		// A killed holder keeps its lock for as long as its lease.
 		{line: "lock yours -w fields", until: "Count", hide: lease},
 		{line: "lock mine --ttl=x"},
-		{line: "elect"}, {line: "elect a"}, {line: "elect a b c"}, {line: "elect -l a b"},
+		{line: "elect"},
+		{line: "elect a"},
+		{line: "elect a b c"},
+		{line: "elect -l a b"},
 		{line: "elect office me", until: "me\n", hide: lease},
 		{line: "elect bureau you -w fields", until: "Count", hide: lease},
 		{line: "elect -l office", until: "me\n", hide: lease},
@@ -399,7 +402,8 @@ func lockScript() []step {
 
 func mirrorScript() []step {
 	return []step{
-		{line: "make-mirror"}, {line: "make-mirror a b"},
+		{line: "make-mirror"},
+		{line: "make-mirror a b"},
 		{line: "make-mirror --dest-prefix=x --no-dest-prefix 127.0.0.1:1 --command-timeout=1s"},
 		{line: "make-mirror 127.0.0.1:1 --dest-cacert=/none"},
 		{line: "make-mirror 127.0.0.1:1 --dest-cert=/none --dest-key=/none"},
@@ -408,8 +412,10 @@ func mirrorScript() []step {
 
 func checkScript() []step {
 	return []step{
-		{line: "check perf --load=huge"}, {line: "check datascale --load=huge"},
-		{line: "put /etcdctl-check-perf/x 1"}, {line: "put /etcdctl-check-datascale/x 1"},
+		{line: "check perf --load=huge"},
+		{line: "check datascale --load=huge"},
+		{line: "put /etcdctl-check-perf/x 1"},
+		{line: "put /etcdctl-check-datascale/x 1"},
 		{line: "check perf", hide: []string{`'?(etcdctl|kvctl) del --prefix \S+`}},
 		{line: "check datascale", hide: []string{`'?(etcdctl|kvctl) del --prefix \S+`}},
 		{line: "del /etcdctl-check --prefix"},

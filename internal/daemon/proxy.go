@@ -36,10 +36,11 @@ func (m *running) identify() (bootstrap.Kind, error) {
 }
 
 // becomeProxy starts over as a proxy of the cluster whose discovery said that it
-// is full.
-func (m *running) becomeProxy(ctx context.Context) error {
-	m.log.Warn("the cluster to discover is full; becoming a proxy of it")
+// is full, and whose founders are at these peer URLs.
+func (m *running) becomeProxy(ctx context.Context, founders []string) error {
+	m.log.Warn("the cluster to discover is full; becoming a proxy of it", "peer-urls", founders)
 	again := newRunning(m.in)
+	again.founders = founders
 	return again.runProxy(ctx)
 }
 
@@ -111,8 +112,29 @@ func (m *running) finder(client *http.Client) (proxy.Finder, error) {
 	for _, seed := range Seeds(c.Cluster.Initial) {
 		peers.Configured = append(peers.Configured, seed.PeerURLs...)
 	}
+	peers.Configured = append(peers.Configured, m.founders...)
 	if err := peers.Load(); err != nil {
 		return nil, &ConfigError{err}
+	}
+	srv := bootstrap.SRV{Domain: c.Discovery.SRVDomain, Suffix: c.Discovery.SRVName}
+	switch {
+	case len(c.Discovery.Endpoints) > 0:
+		peers.Source = func(ctx context.Context) ([]string, error) {
+			return discovery(c.Discovery).Observe(ctx, m.log, m.progress)
+		}
+	case srv.Domain != "":
+		peers.Source = func(ctx context.Context) ([]string, error) { return srv.PeerURLs(ctx, nil) }
+		return proxy.Func(func(ctx context.Context) ([]string, error) {
+			urls, err := peers.Find(ctx)
+			if err == nil {
+				return urls, nil
+			}
+			urls, problem := srv.ClientURLs(ctx, nil) // some domains tell only these
+			if problem != nil {
+				return nil, errors.Join(err, problem)
+			}
+			return urls, nil
+		}), nil
 	}
 	return peers, nil
 }
@@ -188,6 +210,7 @@ func (m *running) serveThrough() error {
 	m.proxy.Routes(mux)
 	grpc, web := m.splitClients()
 	m.serveHTTP("client HTTP", mux, web)
+	m.crew.start("heap", paceHeap)
 	m.crew.start("proxy", func(ctx context.Context) error { return m.proxy.Run(ctx, grpc...) })
 	return nil
 }

@@ -1,24 +1,33 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // watcher is one watch of a client. watches.mu guards it.
 type watcher struct {
 	stream   *watchStream
 	topic    topic
+	wanted   int64 // the ID that the client chose; 0: none
 	id       int64
 	progress bool  // wants progress notifications
 	feed     *feed // nil: it lags, or is over
 	next     int64 // events below it has, or does not want
 	told     bool  // that it is created
+	from     int64 // the first revision that the client wants; 0: from now on
+	header   []byte
+	said     func(header []byte) // instead of a client: it wants a header of now and no more; nil: a client's
+	answered chan struct{}       // closed when the client has been told what came of it
 }
 
 // offer gives a watcher the events of a response that it wants. False: there is
@@ -31,12 +40,14 @@ func (w *watcher) offer(n *notice, first bool) bool {
 			return true // it was parsed before
 		}
 	}
-	if first && !w.stream.room() {
-		w.stream.lag(w)
-		return false
+	m := n.same
+	if n.sameID != w.id || len(tail) != len(n.tail) {
+		m = response(n.header, w.id, tail)
 	}
-	w.stream.push(response(n.header, w.id, tail))
-	return true
+	if len(tail) == len(n.tail) {
+		n.same, n.sameID = m, w.id
+	}
+	return w.stream.offer(w, m, first)
 }
 
 // watchStream is a client's stream of watches.
@@ -50,38 +61,38 @@ type watchStream struct {
 	nextID   int64
 	queue    []mem.BufferSlice
 	bytes    int
-	lagging  []*watcher    // without a feed until there is room
-	wake     chan struct{} // one signal
-	failed   chan error    // holds one
+	lagging  []*watcher        // without a feed until there is room
+	spare    []mem.BufferSlice // a queue that was sent; owned by who sends
+	wake     chan struct{}     // one signal: something waits, or is over
+	over     atomic.Pointer[error]
 }
 
 // watch serves a client's stream of watches.
 func (p *Proxy) watch(in grpc.ServerStream) error {
 	s := &watchStream{
-		proxy: p, in: in, who: identityOf(in.Context()), watchers: map[int64]*watcher{}, wake: make(chan struct{}, 1), failed: make(chan error, 1),
+		proxy: p, in: in, who: identityOf(in.Context()), watchers: map[int64]*watcher{}, wake: make(chan struct{}, 1),
 	}
 	defer s.leave()
-	ended := make(chan error, 1)
-	go func() { ended <- s.read() }() // ends with the call
-	for {
-		select {
-		case <-s.wake:
-			if err := s.send(); err != nil {
-				return err
-			}
-		case err := <-s.failed:
+	// All that may end the stream wakes it: a select of many channels, one of which
+	// all streams share, is what delivering an event would cost most.
+	gone := context.AfterFunc(in.Context(), func() { s.fail(in.Context().Err()) })
+	defer gone()
+	p.watches.enter(s)
+	defer p.watches.exit(s)
+	go func() { // ends with the call
+		if err := s.read(); err != nil {
+			s.fail(err)
+		} // else the client asks for no more, and goes on listening
+	}()
+	for range s.wake {
+		if err := s.over.Load(); err != nil {
+			return *err
+		}
+		if err := s.send(); err != nil {
 			return err
-		case err := <-ended:
-			if err != nil {
-				return err
-			}
-			ended = nil // the client asks for no more, and goes on listening
-		case <-in.Context().Done():
-			return in.Context().Err()
-		case <-p.stopping:
-			return errStopping
 		}
 	}
+	panic("proxy: nobody closes wake")
 }
 
 // leave takes all watchers out of their feeds.
@@ -98,34 +109,42 @@ func (s *watchStream) leave() {
 
 // send sends what waits, then lets those come back that lag.
 func (s *watchStream) send() error {
-	for {
-		s.mu.Lock()
-		queue := s.queue
-		s.queue = nil
-		s.mu.Unlock()
-		s.comeBack()
-		if len(queue) == 0 {
-			return nil
+	s.mu.Lock()
+	queue := s.queue
+	s.queue = s.spare[:0]
+	s.mu.Unlock()
+	s.spare = nil
+	if cap(queue) <= maxSpare {
+		s.spare = queue
+	}
+	sent := 0
+	for i, m := range queue {
+		size := m.Len()
+		queue[i] = nil
+		if err := s.in.SendMsg(m); err != nil {
+			return err
 		}
-		for _, m := range queue {
-			size := m.Len()
-			if err := s.in.SendMsg(m); err != nil {
-				return err
-			}
-			s.sent(size)
+		if sent += size; sent >= accountEvery || i == len(queue)-1 {
+			s.sent(sent)
+			sent = 0
 		}
 	}
+	if len(queue) == 0 {
+		s.sent(0)
+	}
+	return nil
 }
 
+// maxSpare is how many responses a queue may have room for to be used again.
+const maxSpare = 64
+
+// accountEvery is after how many bytes room is made for more.
+const accountEvery = 256 << 10
+
+// sent makes room for more, and gives feeds to those that lag once there is enough.
 func (s *watchStream) sent(size int) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.bytes -= size
-}
-
-// comeBack gives feeds to those that lag, once there is room again.
-func (s *watchStream) comeBack() {
-	s.mu.Lock()
 	var back []*watcher
 	if s.bytes < s.proxy.o.WatchBuffer/2 {
 		back, s.lagging = s.lagging, nil
@@ -144,21 +163,20 @@ func (s *watchStream) push(m mem.BufferSlice) {
 	s.signal()
 }
 
-// room reports whether more may wait for the client.
-func (s *watchStream) room() bool {
+// offer pushes a response with events. False: there is no room for its first piece,
+// and the watcher has to come back when the client has read.
+func (s *watchStream) offer(w *watcher, m mem.BufferSlice, first bool) bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.bytes < s.proxy.o.WatchBuffer
-}
-
-// lag remembers a watcher that comes back when the client has read.
-func (s *watchStream) lag(w *watcher) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.watchers != nil {
+	room := !first || s.bytes < s.proxy.o.WatchBuffer
+	if room {
+		s.queue = append(s.queue, m)
+		s.bytes += m.Len()
+	} else if s.watchers != nil {
 		s.lagging = append(s.lagging, w)
 	}
-	s.signal() // it may have read everything meanwhile
+	s.mu.Unlock()
+	s.signal() // without room, too: it may have read everything meanwhile
+	return room
 }
 
 func (s *watchStream) signal() {
@@ -175,16 +193,18 @@ func (s *watchStream) forget(w *watcher) {
 		delete(s.watchers, w.id)
 		s.proxy.parts.Metrics.watchers.Dec()
 	}
+	s.lagging = slices.DeleteFunc(s.lagging, func(other *watcher) bool { return other == w })
 }
 
+// fail ends the stream; the first error is the caller's.
 func (s *watchStream) fail(err error) {
-	select {
-	case s.failed <- err:
-	default:
-	}
+	s.over.CompareAndSwap(nil, &err)
+	s.signal()
 }
 
-// read takes the client's requests until there are no more.
+// read takes the client's requests until there are no more. It answers one
+// before it takes the next, as a member does: clients tell by the order which
+// watch was created.
 func (s *watchStream) read() error {
 	for {
 		var r pb.WatchRequest
@@ -207,27 +227,29 @@ func (s *watchStream) read() error {
 
 func (s *watchStream) create(r *pb.WatchCreateRequest) {
 	w := &watcher{
-		stream: s, progress: r.ProgressNotify,
+		stream: s, wanted: r.WatchId, from: r.StartRevision, progress: r.ProgressNotify, answered: make(chan struct{}),
 		topic: topic{who: s.who, key: string(r.Key), end: string(r.RangeEnd), prevKV: r.PrevKv, fragment: r.Fragment},
 	}
 	for _, f := range r.Filters {
 		w.topic.noPut = w.topic.noPut || f == pb.WatchCreateRequest_NOPUT
 		w.topic.noDel = w.topic.noDel || f == pb.WatchCreateRequest_NODELETE
 	}
-	if !s.number(w, r.WatchId) {
-		s.push(refusal(-1, "mvcc: duplicate watch ID provided on the WatchStream"))
-		return
-	}
 	s.proxy.watches.attach(w, r.StartRevision)
+	select {
+	case <-w.answered:
+	case <-s.in.Context().Done():
+		s.proxy.watches.detach(w)
+	}
 }
 
 // number gives a watcher its ID: the one that the client wants, or the next.
-func (s *watchStream) number(w *watcher, wanted int64) bool {
+func (s *watchStream) number(w *watcher) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.watchers == nil {
 		return false
 	}
+	wanted := w.wanted
 	if wanted != 0 {
 		if s.watchers[wanted] != nil {
 			return false
@@ -252,29 +274,30 @@ func (s *watchStream) cancel(id int64) {
 	if w == nil {
 		return
 	}
-	header := s.proxy.watches.detach(w)
 	s.forget(w)
-	s.mu.Lock()
-	for i, l := range s.lagging {
-		if l == w {
-			s.lagging = append(s.lagging[:i:i], s.lagging[i+1:]...)
-			break
-		}
+	said := make(chan struct{})
+	s.proxy.watches.part(w, func(header []byte) {
+		s.push(response(header, id, flag(responseCanceled)))
+		close(said)
+	})
+	select {
+	case <-said: // the ID is free for what the client asks next
+	case <-s.in.Context().Done():
 	}
-	s.mu.Unlock()
-	s.push(response(header, id, flag(responseCanceled)))
 }
 
 // progress answers once every watch of the stream has told how far it is, with
-// the least of them. While one lags there is no answer, as at a member.
+// the least of them. While one lags, or waits for its first revision, there is no
+// answer, as at a member.
 func (s *watchStream) progress() {
 	ws := s.proxy.watches
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	s.mu.Lock()
 	feeds := map[*feed]bool{}
-	lagging := len(s.lagging) > 0
+	lagging, from := len(s.lagging) > 0, int64(0)
 	for _, w := range s.watchers {
+		from = max(from, w.from)
 		lagging = lagging || w.feed == nil
 		if w.feed != nil {
 			feeds[w.feed] = true
@@ -291,19 +314,16 @@ func (s *watchStream) progress() {
 			if least == nil || n.revision < least.revision {
 				least = n
 			}
-			if left--; left == 0 {
+			if left--; left == 0 && from <= least.revision {
 				s.push(response(least.header, -1, nil))
 			}
 		})
 	}
 }
 
-// refusal is a response to a watch that is not created.
-func refusal(id int64, reason string) mem.BufferSlice {
-	m := &pb.WatchResponse{Header: &pb.ResponseHeader{}, WatchId: id, Created: true, Canceled: true, CancelReason: reason}
-	data, err := codec{}.Marshal(m)
-	if err != nil {
-		return mem.BufferSlice{}
-	}
-	return data
+// refusal is the tail of a response to a watch that is not created.
+func refusal(reason string) []byte {
+	tail := flag(responseCreated, responseCanceled)
+	tail = protowire.AppendTag(tail, responseReason, protowire.BytesType)
+	return protowire.AppendString(tail, reason)
 }

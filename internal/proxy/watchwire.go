@@ -15,6 +15,7 @@ const (
 	responseCreated  protowire.Number = 3
 	responseCanceled protowire.Number = 4
 	responseCompact  protowire.Number = 5
+	responseReason   protowire.Number = 6
 	responseFragment protowire.Number = 7
 	responseEvents   protowire.Number = 11
 	eventKV          protowire.Number = 2
@@ -37,11 +38,18 @@ type notice struct {
 	first    int64  // revision of the first event, if there are any
 	last     int64  // and of the last
 	tail     []byte // all fields but header and ID, as they came
+	// The response to the watcher before, which is shared by all with its ID and the
+	// whole tail: most streams have one watch. Guarded by watches.mu.
+	same   mem.BufferSlice
+	sameID int64
 }
+
+// noID is no watch's.
+const noID = -1 << 63
 
 // parseNotice takes a response apart. It keeps data.
 func parseNotice(data []byte) (*notice, error) {
-	n := &notice{}
+	n := &notice{sameID: noID}
 	err := fields(data, func(number protowire.Number, varint uint64, bytes, whole []byte) error {
 		switch number {
 		case responseHeader:
