@@ -185,7 +185,7 @@ func (m *running) newProxyGateway() *gateway.Gateway {
 		MaxRequestBytes: int(c.Limits.RequestBytes), ClientCertAuth: c.ClientTLS.ClientCertAuth,
 	}, gateway.Questions{
 		Versions: func() gateway.Versions { return gateway.Versions{Server: etcdVersion} },
-		Alarms:   func() []string { return nil },
+		Alarms:   m.proxy.Alarms,
 		Leader:   func() bool { return m.proxy.Healthy() > 0 },
 		Learner:  func() bool { return false },
 		Read:     m.proxy.Probe,

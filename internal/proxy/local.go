@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -72,6 +73,24 @@ func (p *Proxy) Probe(ctx context.Context, serializable bool) error {
 	return err
 }
 
+// Alarms are the names of the alarms that are raised in the cluster; none, if no
+// member tells soon.
+func (p *Proxy) Alarms() []string {
+	ctx, cancel := context.WithTimeout(context.Background(), alarmLimit)
+	defer cancel()
+	var r pb.AlarmResponse
+	if err := p.Local().Invoke(ctx, alarm, &pb.AlarmRequest{}, &r); err != nil {
+		return nil
+	}
+	var names []string
+	for _, a := range r.Alarms {
+		if !slices.Contains(names, a.Alarm.String()) {
+			names = append(names, a.Alarm.String())
+		}
+	}
+	return names
+}
+
 // Pulse returns when everything that calls have to pass has moved.
 func (p *Proxy) Pulse(ctx context.Context) error {
 	moved := make(chan struct{})
@@ -113,8 +132,10 @@ func (p *Proxy) Routes(mux *http.ServeMux) {
 	})
 }
 
-// probeLimit bounds how long /proxy/health waits for a member.
-const probeLimit = 3 * time.Second
+const (
+	probeLimit = 3 * time.Second // for a member to answer /proxy/health
+	alarmLimit = time.Second     // for one to list alarms
+)
 
 func write(w http.ResponseWriter, code int, answer any) {
 	w.Header().Set("Content-Type", "application/json")
