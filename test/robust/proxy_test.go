@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,6 +41,15 @@ func TestAThousandWatchersThroughAProxyMissAndRepeatNothing(t *testing.T) {
 
 	stop := make(chan struct{})
 	var writing sync.WaitGroup
+	var written atomic.Int64
+	more := func() {
+		t.Helper()
+		for aim, end := written.Load()+30, time.Now().Add(oracle.SettleWithin); written.Load() < aim; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("writes do not come through")
+			}
+		}
+	}
 	writing.Go(func() {
 		kv := pb.NewKVClient(p.Dial())
 		for i := 0; ; i++ {
@@ -49,15 +59,18 @@ func TestAThousandWatchersThroughAProxyMissAndRepeatNothing(t *testing.T) {
 			case <-time.After(2 * time.Millisecond): // the watchers share two cores with all the rest
 			}
 			limited, cancel := context.WithTimeout(ctx, 2*time.Second)
-			_, _ = kv.Put(limited, &pb.PutRequest{Key: []byte("k"), Value: fmt.Appendf(nil, "%d", i)}) // whether it was done, the history says
+			_, err := kv.Put(limited, &pb.PutRequest{Key: []byte("k"), Value: fmt.Appendf(nil, "%d", i)}) // if not, the history says whether it was done
+			if err == nil {
+				written.Add(1)
+			}
 			cancel()
 		}
 	})
 	for _, m := range c.Members {
 		m.Kill()
-		time.Sleep(300 * time.Millisecond) // of life without it
+		more()
 		m.Restart()
-		c.Leader()
+		more()
 	}
 	close(stop)
 	writing.Wait()
@@ -98,6 +111,8 @@ func watchMany(t *testing.T, ctx context.Context, conn *grpc.ClientConn, n int) 
 		if err := stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: create}}); err != nil {
 			t.Fatal(err)
 		}
+	}
+	for range n {
 		r, err := stream.Recv()
 		if err != nil || !r.Created || r.Canceled {
 			t.Fatalf("created: %v, %v", r, err)
