@@ -105,10 +105,11 @@ sim: ## SEEDS=n (200) simulated clusters, from SEED (0) on
 # Counted, not timed: go test may call a run that reaches its time in mid-input a
 # failure ("context deadline exceeded").
 .PHONY: fuzz
-fuzz: ## each fuzz target for FUZZTIME (5000x) inputs
+fuzz: ## each fuzz target for FUZZTIME (5000x) inputs, those that open files for FUZZFILES (300x)
 	@for pkg in $$($(GO) list ./...); do \
+		case $$pkg in */offline) count=$(or $(FUZZFILES),300x);; *) count=$(or $(FUZZTIME),5000x);; esac; \
 		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
-			echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(or $(FUZZTIME),5000x) $$pkg || exit 1; \
+			echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $$count $$pkg || exit 1; \
 		done; \
 	done
 
@@ -138,6 +139,14 @@ package: ## deb and rpm of each of ARCHES (amd64 arm64) into DIST (dist); VERSIO
 	@set -e; for arch in $(ARCHES); do for kind in deb rpm; do \
 		ARCH=$$arch DIST=$(DIST) $(GO) tool -modfile=tools/nfpm/go.mod nfpm package --config $(DIST)/made/nfpm.yaml --packager $$kind --target $(DIST)/; \
 	done; done
+
+.PHONY: package-again
+package-again: export VERSION := $(VERSION)
+package-again: export COMMIT := $(COMMIT)
+package-again: export SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
+package-again: export ARCHES := $(ARCHES)
+package-again: ## build what "make package" has built once more, elsewhere: the same bytes
+	packaging/again $(DIST)
 
 .PHONY: test-system
 test-system: ## install the packages on booted Debians and use them there; needs root, debootstrap, systemd-nspawn

@@ -287,8 +287,10 @@ func (e *examination) checkMembers() (all []finding) {
 		case m.up():
 			up++
 			if m.GetIsLearner() {
-				all = append(all, finding{note, "", m.name() + " is a learner and has no vote",
-					fmt.Sprintf("once it has caught up: kvctl member promote %x", m.GetID())})
+				all = append(all, finding{
+					note, "", m.name() + " is a learner and has no vote",
+					fmt.Sprintf("once it has caught up: kvctl member promote %x", m.GetID()),
+				})
 			}
 			for _, fault := range m.status.GetErrors() {
 				if !strings.Contains(fault, "alarm") && !strings.Contains(fault, "memberID") { // checked below
@@ -296,11 +298,15 @@ func (e *examination) checkMembers() (all []finding) {
 				}
 			}
 		case m.GetName() == "":
-			all = append(all, finding{warning, "", fmt.Sprintf("member %x (%s) was added and has never started", m.GetID(), strings.Join(m.GetPeerURLs(), ",")),
-				fmt.Sprintf("start it with the variables that \"member add\" printed, or take it out: kvctl member remove %x", m.GetID())})
+			all = append(all, finding{
+				warning, "", fmt.Sprintf("member %x (%s) was added and has never started", m.GetID(), strings.Join(m.GetPeerURLs(), ",")),
+				fmt.Sprintf("start it with the variables that \"member add\" printed, or take it out: kvctl member remove %x", m.GetID()),
+			})
 		default:
-			all = append(all, finding{problem, "", fmt.Sprintf("%s at %s does not answer: %s", m.name(), m.endpoint, reason(m.err)),
-				"on its host: systemctl status kvd; journalctl -u kvd. If it runs: can this computer reach that address, and is it for clients? If its data is lost: kvd member rejoin"})
+			all = append(all, finding{
+				problem, "", fmt.Sprintf("%s at %s does not answer: %s", m.name(), m.endpoint, reason(m.err)),
+				"on its host: systemctl status kvd; journalctl -u kvd. If it runs: can this computer reach that address, and is it for clients? If its data is lost: kvd member rejoin",
+			})
 		}
 	}
 	if up == len(e.members) {
@@ -314,8 +320,10 @@ func (e *examination) checkQuorum() (all []finding) {
 	quorum := voters/2 + 1
 	switch {
 	case up < quorum:
-		return []finding{{problem, "", fmt.Sprintf("%d of %d voting members answer, %d are needed: nothing can be written", up, voters, quorum),
-			"start those that are down, one is enough for a start; only if too many are lost for good, restore a snapshot or start the best of the rest with force-new-cluster"}}
+		return []finding{{
+			problem, "", fmt.Sprintf("%d of %d voting members answer, %d are needed: nothing can be written", up, voters, quorum),
+			"start those that are down, one is enough for a start; only if too many are lost for good, restore a snapshot or start the best of the rest with force-new-cluster",
+		}}
 	case voters == 1:
 		all = append(all, finding{warning, "", "the cluster has one voting member: if it fails, everything does", "add two members: kvctl member add"})
 	case voters%2 == 0:
@@ -361,8 +369,10 @@ func (e *examination) checkLag() (all []finding) {
 		}
 		most = max(most, n)
 		if n > lagWarning {
-			all = append(all, finding{warning, "", fmt.Sprintf("%s is %s log entries behind the leader", m.name(), humanize.Comma(int64(n))),
-				"a slow disk, a slow network, or a member that was down: if it does not shrink (kvctl status --watch), look at its disk first"})
+			all = append(all, finding{
+				warning, "", fmt.Sprintf("%s is %s log entries behind the leader", m.name(), humanize.Comma(int64(n))),
+				"a slow disk, a slow network, or a member that was down: if it does not shrink (kvctl status --watch), look at its disk first",
+			})
 		}
 	}
 	if len(all) == 0 && e.leader() != nil {

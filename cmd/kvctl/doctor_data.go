@@ -23,8 +23,10 @@ func (e *examination) checkSpace() (all []finding) {
 		}
 		holes := float64(s.GetDbSize()-s.GetDbSizeInUse()) / float64(s.GetDbSize())
 		if holes > holesWarning && s.GetDbSize() >= holesFrom {
-			all = append(all, finding{warning, "", fmt.Sprintf("%.0f %% of %s's database file (%s) is holes", holes*100, m.name(), inBytes().text(s.GetDbSize())),
-				"kvctl defrag --endpoints=" + m.endpoint + " gives the space back; etcd's members serve nothing meanwhile, the leader last"})
+			all = append(all, finding{
+				warning, "", fmt.Sprintf("%.0f %% of %s's database file (%s) is holes", holes*100, m.name(), inBytes().text(s.GetDbSize())),
+				"kvctl defrag --endpoints=" + m.endpoint + " gives the space back; etcd's members serve nothing meanwhile, the leader last",
+			})
 		}
 		if s.GetDbSizeQuota() <= 0 {
 			continue
@@ -36,8 +38,10 @@ func (e *examination) checkSpace() (all []finding) {
 			severity = problem
 		}
 		if full > quotaWarning {
-			all = append(all, finding{severity, "", fmt.Sprintf("%s's database has %s of its quota of %s", m.name(), inBytes().text(s.GetDbSize()), inBytes().text(s.GetDbSizeQuota())),
-				"find what is large (kvctl top), delete what is not needed, compact (kvctl compaction), defragment (kvctl defrag), or raise quota-backend-bytes: at the quota all writes are refused"})
+			all = append(all, finding{
+				severity, "", fmt.Sprintf("%s's database has %s of its quota of %s", m.name(), inBytes().text(s.GetDbSize()), inBytes().text(s.GetDbSizeQuota())),
+				"find what is large (kvctl top), delete what is not needed, compact (kvctl compaction), defragment (kvctl defrag), or raise quota-backend-bytes: at the quota all writes are refused",
+			})
 		}
 	}
 	if len(all) == 0 {
@@ -55,8 +59,10 @@ func (e *examination) checkCompaction() []finding {
 		}
 		compacted := max(h.GetCompactRevision(), 0)
 		if past := now - compacted; past > historyWarning {
-			return []finding{{warning, "", fmt.Sprintf("%s revisions of the past are kept", humanize.Comma(past)),
-				"set auto-compaction-mode and auto-compaction-retention, or compact now and then (Kubernetes' API server does): kvctl compaction <revision>"}}
+			return []finding{{
+				warning, "", fmt.Sprintf("%s revisions of the past are kept", humanize.Comma(past)),
+				"set auto-compaction-mode and auto-compaction-retention, or compact now and then (Kubernetes' API server does): kvctl compaction <revision>",
+			}}
 		}
 		return []finding{{fine, "", fmt.Sprintf("revisions from %s to %s are kept", humanize.Comma(max(compacted, 1)), humanize.Comma(now)), ""}}
 	}
@@ -95,8 +101,10 @@ func (e *examination) checkData() (all []finding) {
 			}
 		}
 		slices.Sort(words)
-		return append(all, finding{problem, "", "the members' data differs: " + strings.Join(words, " against "),
-			"take the majority for right; stop writing if there is none. Replace each that is alone: kvd member rejoin on its host"})
+		return append(all, finding{
+			problem, "", "the members' data differs: " + strings.Join(words, " against "),
+			"take the majority for right; stop writing if there is none. Replace each that is alone: kvd member rejoin on its host",
+		})
 	}
 	switch {
 	case compared > 1 && len(spans) == 1:

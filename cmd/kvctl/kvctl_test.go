@@ -214,15 +214,23 @@ func TestBarsSayHowFarTheWorkIs(t *testing.T) {
 		took time.Duration
 		want string
 	}{
-		{&bar{label: "saving", total: 4_000_000, unit: inBytes()}, 1_000_000, 2 * time.Second,
-			"saving  [======                  ]   25%   1.0 MB of 4.0 MB   500 kB/s   6s left"},
-		{&bar{label: "saving", total: 4_000_000, unit: inBytes()}, 5_000_000, 5 * time.Second,
-			"saving  [========================]  100%   5.0 MB of 4.0 MB   1.0 MB/s"},
+		{
+			&bar{label: "saving", total: 4_000_000, unit: inBytes()}, 1_000_000, 2 * time.Second,
+			"saving  [======                  ]   25%   1.0 MB of 4.0 MB   500 kB/s   6s left",
+		},
+		{
+			&bar{label: "saving", total: 4_000_000, unit: inBytes()}, 5_000_000, 5 * time.Second,
+			"saving  [========================]  100%   5.0 MB of 4.0 MB   1.0 MB/s",
+		},
 		{&bar{label: "saving", unit: inBytes()}, 3_000, time.Second, "saving   3.0 kB   3.0 kB/s"},
-		{&bar{label: "copying", total: 12_000, unit: counting("keys")}, 3_000, time.Second / 2,
-			"copying  [======                  ]   25%   3,000 keys of 12,000 keys   6,000 keys/s"},
-		{&bar{label: "measuring", total: int64(time.Minute), unit: inTime()}, int64(30 * time.Second), 30 * time.Second,
-			"measuring  [============            ]   50%   30s of 1m0s"},
+		{
+			&bar{label: "copying", total: 12_000, unit: counting("keys")}, 3_000, time.Second / 2,
+			"copying  [======                  ]   25%   3,000 keys of 12,000 keys   6,000 keys/s",
+		},
+		{
+			&bar{label: "measuring", total: int64(time.Minute), unit: inTime()}, int64(30 * time.Second), 30 * time.Second,
+			"measuring  [============            ]   50%   30s of 1m0s",
+		},
 		{&bar{label: "defragmenting x"}, 0, 3500 * time.Millisecond, "defragmenting x  3s"},
 	} {
 		c.bar.add(c.done)

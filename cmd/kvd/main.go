@@ -106,16 +106,16 @@ func runDaemon(args []string, out, errs io.Writer) int {
 	var removed *daemon.RemovedError
 	switch {
 	case errors.As(err, &removed):
-		log.Error("kvd ends and should not be started again here", sd.Message(sd.MessageRemoved), "error", err)
+		log.Error("kvd ends and should not be started again here", sd.Message(sd.MessageRemoved), slog.Any("error", err))
 		return config.ExitStatus
 	case errors.As(err, &refused):
-		log.Error("the configuration cannot be used", sd.Message(sd.MessageConfig), "error", err)
+		log.Error("the configuration cannot be used", sd.Message(sd.MessageConfig), slog.Any("error", err))
 		return config.ExitStatus
 	case daemon.Unfit(err):
-		log.Error("the member must be replaced", sd.Message(sd.MessageUnfit), "error", err)
+		log.Error("the member must be replaced", sd.Message(sd.MessageUnfit), slog.Any("error", err))
 		return daemon.ExitUnfit
 	case err != nil:
-		log.Error("kvd ends", sd.Message(sd.MessageEnded), "error", err)
+		log.Error("kvd ends", sd.Message(sd.MessageEnded), slog.Any("error", err))
 		return 1
 	}
 	return 0

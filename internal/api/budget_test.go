@@ -59,7 +59,7 @@ func TestARangeThatDoesNotFitIsRefusedAndNothingIsKept(t *testing.T) {
 	stream := must(kv.RangeStream(t.Context(), &pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte("l")}))(t)
 	for n := 0; ; {
 		r, err := stream.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			if n != 9 {
 				t.Errorf("%d keys streamed", n)
 			}

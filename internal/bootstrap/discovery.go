@@ -39,8 +39,25 @@ type Discovery struct {
 	Password string
 }
 
-// ErrFull is that the cluster to discover has all its members.
-var ErrFull = errors.New("discovery: cluster is full")
+// FullError is that the cluster to discover has all its members.
+type FullError struct {
+	PeerURLs []string // of its founders, as far as they can be read
+}
+
+func (*FullError) Error() string { return "discovery: cluster is full" }
+
+// fullOf tells who is in the cluster: the first so many of those registered.
+func fullOf(size int, found []entry) *FullError {
+	e := new(FullError)
+	seeds, err := seedsOf(found[:min(size, len(found))])
+	if err != nil {
+		return e // that it is full is known all the same
+	}
+	for _, s := range seeds {
+		e.PeerURLs = append(e.PeerURLs, s.PeerURLs...)
+	}
+	return e
+}
 
 // What else discovery fails for, in etcd's words.
 var (
@@ -85,7 +102,8 @@ func (o *Options) discover(ctx context.Context) (*birth, error) {
 	id := member.NewID(self.PeerURLs, o.Discovery.Token)
 	o.Logger.Info("Bootstrapping cluster using v3 discovery.")
 	failed := func(err error) error {
-		if errors.Is(err, ErrFull) || errors.Is(err, errDuplicateName) || errors.Is(err, errBadToken) {
+		var full *FullError
+		if errors.As(err, &full) || errors.Is(err, errDuplicateName) || errors.Is(err, errBadToken) {
 			return fmt.Errorf("%w: failed to join discovery cluster (%w)", ErrCluster, err)
 		}
 		return fmt.Errorf("failed to join discovery cluster (%w)", err)
@@ -162,7 +180,7 @@ func (m *meeting) join(ctx context.Context) ([]Seed, error) {
 			if registered && at >= 0 {
 				m.leave(ctx)
 			}
-			return nil, ErrFull
+			return nil, fullOf(size, found)
 		}
 		if at < 0 || !registered && found[at].value != pairs(m.self) {
 			if err := m.register(ctx); err != nil {

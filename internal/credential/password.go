@@ -59,7 +59,7 @@ func NewPasswords(cost int, now func() time.Time) *Passwords {
 		queue: make(chan struct{}, passwordQueue),
 		right: map[[sha256.Size]byte]time.Time{},
 	}
-	rand.Read(p.key[:]) //nolint:errcheck // it never fails
+	rand.Read(p.key[:])
 	p.dummy = fmt.Appendf(nil, "$2a$%02d$%.53s", cost, rand.Text()+rand.Text()+rand.Text())
 	return p
 }

@@ -51,7 +51,7 @@ func RandomPrefix() string {
 	var out strings.Builder
 	var b [prefixLetters]byte
 	for out.Len() < prefixLetters {
-		rand.Read(b[:]) //nolint:errcheck // it never fails
+		rand.Read(b[:])
 		for _, c := range b {
 			// Six bits are one of 52 letters or none, so that all are alike.
 			if c &= 63; int(c) < len(letters) && out.Len() < prefixLetters {

@@ -65,7 +65,7 @@ func insist(ctx context.Context, log *slog.Logger, propose func(context.Context)
 		case errors.Is(err, replica.ErrTooManyRequests): // the log is being replayed
 			patience = firstJoin
 		default:
-			log.Warn("waiting for the cluster to accept this member", message(sd.MessageWaiting), "error", err)
+			log.Warn("waiting for the cluster to accept this member", message(sd.MessageWaiting), slog.Any("error", err))
 		}
 		select {
 		case <-ctx.Done():

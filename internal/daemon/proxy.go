@@ -36,10 +36,11 @@ func (m *running) identify() (bootstrap.Kind, error) {
 }
 
 // becomeProxy starts over as a proxy of the cluster whose discovery said that it
-// is full.
-func (m *running) becomeProxy(ctx context.Context) error {
-	m.log.Warn("the cluster to discover is full; becoming a proxy of it")
+// is full, and whose founders are at these peer URLs.
+func (m *running) becomeProxy(ctx context.Context, founders []string) error {
+	m.log.Warn("the cluster to discover is full; becoming a proxy of it", "peer-urls", founders)
 	again := newRunning(m.in)
+	again.founders = founders
 	return again.runProxy(ctx)
 }
 
@@ -111,6 +112,7 @@ func (m *running) finder(client *http.Client) (proxy.Finder, error) {
 	for _, seed := range Seeds(c.Cluster.Initial) {
 		peers.Configured = append(peers.Configured, seed.PeerURLs...)
 	}
+	peers.Configured = append(peers.Configured, m.founders...)
 	if err := peers.Load(); err != nil {
 		return nil, &ConfigError{err}
 	}
@@ -208,6 +210,7 @@ func (m *running) serveThrough() error {
 	m.proxy.Routes(mux)
 	grpc, web := m.splitClients()
 	m.serveHTTP("client HTTP", mux, web)
+	m.crew.start("heap", paceHeap)
 	m.crew.start("proxy", func(ctx context.Context) error { return m.proxy.Run(ctx, grpc...) })
 	return nil
 }

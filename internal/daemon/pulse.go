@@ -33,7 +33,7 @@ func newPulse(member mover, notify sd.Notifier, log *slog.Logger) *pulse {
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	interval, err := sd.Watchdog()
 	if err != nil {
-		log.Warn("the service manager's watchdog interval cannot be read; it gets no sign of life", message(sd.MessageStalled), "error", err)
+		log.Warn("the service manager's watchdog interval cannot be read; it gets no sign of life", message(sd.MessageStalled), slog.Any("error", err))
 	}
 	if err == nil && interval > 0 {
 		p.limit = interval / 2
@@ -56,7 +56,7 @@ func (p *pulse) beat() {
 		defer cancel()
 		if err := p.member.Pulse(ctx); err != nil {
 			if p.ctx.Err() == nil {
-				p.log.Warn("the member does not move; the watchdog gets no sign of life", message(sd.MessageStalled), "error", err)
+				p.log.Warn("the member does not move; the watchdog gets no sign of life", message(sd.MessageStalled), slog.Any("error", err))
 			}
 			return
 		}

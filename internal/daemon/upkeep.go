@@ -77,7 +77,7 @@ func (m *running) sayCorrupt(alarmed []member.ID) {
 	case was && !mine:
 		m.log.Info("this member is not alarmed as corrupt any more", "local-member-id", m.opened.ID.String())
 	case len(alarmed) > 0 && !mine:
-		m.log.Error("another member's data is corrupt, and the cluster refuses requests", message(messageOther), "alarmed-members", alarmed)
+		m.log.Error("another member's data is corrupt, and the cluster refuses requests", message(messageOther), slog.Any("alarmed-members", alarmed))
 	}
 }
 

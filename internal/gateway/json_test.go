@@ -265,7 +265,7 @@ func TestAFrameHasABound(t *testing.T) {
 	defer r.Body.Close()
 	conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 	// The server may close the connection before it has read it all.
-	conn.WriteMessage(websocket.TextMessage, make([]byte, jsonBytes(1<<10)+1)) //nolint:errcheck // see above
+	conn.WriteMessage(websocket.TextMessage, make([]byte, jsonBytes(1<<10)+1))
 	if _, _, err := conn.ReadMessage(); err == nil {
 		t.Error("it is answered")
 	}

@@ -36,14 +36,14 @@ func (t *translator) socket(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	defer context.AfterFunc(ctx, func() { conn.Close() })() // whatever waits for the socket ends
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })() // whatever waits for the socket ends
 	conn.SetReadLimit(t.limit)
 	body, frames := io.Pipe()
 	reading := make(chan struct{})
 	go func() {
 		defer close(reading)
 		defer cancel()
-		frames.CloseWithError(receive(conn, frames)) //nolint:errcheck // never fails
+		frames.CloseWithError(receive(conn, frames))
 	}()
 	out := &frameWriter{conn: conn, header: http.Header{}}
 	t.answer(out, unframed(ctx, r, offered, body))

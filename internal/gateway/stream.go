@@ -81,7 +81,7 @@ func (t *translator) feed(w http.ResponseWriter, r *http.Request, to route, call
 		}
 		cancel(nil)
 		if control.SetReadDeadline(time.Unix(1, 0)) != nil {
-			r.Body.Close() //nolint:errcheck // a socket's body is a pipe
+			r.Body.Close()
 		}
 		<-fed
 	}

@@ -67,7 +67,7 @@ func (s *Split) Run(ctx context.Context) error {
 	return err
 }
 
-// Drain, for a split that runs, closes the port and returns when every connection that it has accepted is
+// Drain closes the port of a split that runs, and returns when every connection that it has accepted is
 // with those who serve it, which must go on accepting meanwhile, or was silent for
 // too long. A server that is stopped before throws away what it accepts. For the
 // servers nothing has happened until they close their side.

@@ -47,8 +47,10 @@ func TestEachPartOfADatabaseIsChecked(t *testing.T) {
 		"a revision is missing":   {func(b *store.Batch) { b.Delete(store.Key, rev(40)) }, Fault, "40_0 is missing"},
 		"a row is no key-value":   {func(b *store.Batch) { b.Put(store.Key, rev(41), []byte{0xff}) }, Fault, "revision 41_0"},
 		"a row is of no revision": {func(b *store.Batch) { b.Put(store.Key, []byte("zz"), nil) }, Fault, "is not a revision"},
-		"a key out of nothing": {func(b *store.Batch) { b.Put(store.Key, rev(56), []byte("\x0a\x03new\x10\x05\x18\x38\x20\x07")) }, Fault,
-			`key "new": version 7, created at 5, and nothing was there before`},
+		"a key out of nothing": {
+			func(b *store.Batch) { b.Put(store.Key, rev(56), []byte("\x0a\x03new\x10\x05\x18\x38\x20\x07")) }, Fault,
+			`key "new": version 7, created at 5, and nothing was there before`,
+		},
 		"a change of nothing":   {func(b *store.Batch) { b.Put(store.Key, append(rev(56), 't'), []byte("\x0a\x03new")) }, Fault, `deletes "new"`},
 		"a lease is unreadable": {func(b *store.Batch) { b.Put(store.Lease, id(5), []byte{0xff}) }, Fault, "bucket lease"},
 		"a lease is another's":  {func(b *store.Batch) { b.Put(store.Lease, id(5), []byte{8, 6, 16, 9}) }, Fault, "about another lease"},

@@ -38,13 +38,13 @@ func (s *status) down(doing string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.since.IsZero() {
-		s.log.Debug("peer is still inactive", "doing", doing, "error", err)
+		s.log.Debug("peer is still inactive", slog.String("doing", doing), slog.Any("error", err))
 		return
 	}
 	s.since = time.Time{}
 	s.active.Set(0)
 	s.lost.Inc()
-	s.log.Warn("peer became inactive", sd.Message(sd.MessagePeerDown), "doing", doing, "error", err)
+	s.log.Warn("peer became inactive", sd.Message(sd.MessagePeerDown), slog.String("doing", doing), slog.Any("error", err))
 }
 
 // forget is the end of a member that is not one any more.

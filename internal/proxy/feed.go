@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -36,9 +35,41 @@ type watches struct {
 	mu     sync.Mutex
 	feeds  map[topic][]*feed
 	closed bool
+
+	streams  sync.Mutex
+	open     map[*watchStream]bool
+	stopping bool
 }
 
-func newWatches(p *Proxy) *watches { return &watches{proxy: p, feeds: map[topic][]*feed{}} }
+func newWatches(p *Proxy) *watches {
+	return &watches{proxy: p, feeds: map[topic][]*feed{}, open: map[*watchStream]bool{}}
+}
+
+// enter notes a stream, which ends when the proxy stops.
+func (ws *watches) enter(s *watchStream) {
+	ws.streams.Lock()
+	defer ws.streams.Unlock()
+	ws.open[s] = true
+	if ws.stopping {
+		s.fail(errStopping)
+	}
+}
+
+func (ws *watches) exit(s *watchStream) {
+	ws.streams.Lock()
+	defer ws.streams.Unlock()
+	delete(ws.open, s)
+}
+
+// end ends all streams, and those to come.
+func (ws *watches) end() {
+	ws.streams.Lock()
+	defer ws.streams.Unlock()
+	ws.stopping = true
+	for s := range ws.open {
+		s.fail(errStopping)
+	}
+}
 
 // feed is a watch at a member that several watchers share. It outlives the
 // member: it goes on at another one where it was. watches.mu guards all of it.
@@ -382,7 +413,8 @@ func (f *feed) deliver() {
 	f.pieces = nil
 	last := pieces[len(pieces)-1].last
 	var missed []*watcher
-	for w := range maps.Clone(f.watchers) { // those that lag leave
+	told := 0
+	for w := range f.watchers { // those that lag leave
 		if w.next > last {
 			continue
 		}
@@ -400,8 +432,9 @@ func (f *feed) deliver() {
 		if w.feed != nil {
 			w.next = last + 1
 		}
-		f.set.proxy.parts.Metrics.events.Add(1)
+		told++
 	}
+	f.set.proxy.parts.Metrics.events.Add(float64(told))
 	f.next = max(f.next, last+1)
 	for _, w := range missed {
 		f.set.attachLocked(w, w.next)

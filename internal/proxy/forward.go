@@ -106,15 +106,24 @@ func (c *call) unary() error {
 				continue
 			}
 		}
-		if len(header) > 0 {
-			_ = c.in.SetHeader(header) // fails only once the call is over
+		c.passHeader(header)
+		if len(trailer) > 0 {
+			c.in.SetTrailer(trailer)
 		}
-		c.in.SetTrailer(trailer)
 		if err != nil {
 			return err
 		}
 		defer answer.free()
 		return c.in.SendMsg(&answer)
+	}
+}
+
+// passHeader passes on what a member says before its answer, beyond what every
+// answer has.
+func (c *call) passHeader(header metadata.MD) {
+	delete(header, "content-type")
+	if len(header) > 0 {
+		_ = c.in.SetHeader(header) // fails only once the call is over
 	}
 }
 
@@ -185,8 +194,8 @@ func (p *Proxy) stream(ctx context.Context, name string) (grpc.ClientStream, *en
 
 // back passes a member's answers to the caller until they end.
 func (c *call) back(out grpc.ClientStream) error {
-	if header, err := out.Header(); err == nil && len(header) > 0 {
-		_ = c.in.SetHeader(header) // fails only once the call is over
+	if header, err := out.Header(); err == nil {
+		c.passHeader(header)
 	}
 	for {
 		var answer frame

@@ -73,7 +73,7 @@ func New(o Options, parts Parts) *Proxy {
 		grpc.ForceServerCodecV2(codec{}),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.NumStreamWorkers(streamWorkers),
-		grpc.WriteBufferSize(bufferSize), grpc.ReadBufferSize(bufferSize), grpc.SharedWriteBuffer(true),
+		grpc.WriteBufferSize(bufferSize), grpc.ReadBufferSize(bufferSize),
 		grpc.InitialWindowSize(1 << 20), grpc.InitialConnWindowSize(windowSize),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: o.KeepAliveMin}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: o.KeepAlive, Timeout: o.KeepAliveTimeout}),
@@ -123,6 +123,7 @@ func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 // the time of grace, ends them.
 func (p *Proxy) stop() {
 	close(p.stopping)
+	p.watches.end()
 	late := time.AfterFunc(p.o.Grace, p.server.Stop)
 	defer late.Stop()
 	p.server.GracefulStop()
@@ -131,14 +132,19 @@ func (p *Proxy) stop() {
 // refresh looks who the members are, again and again.
 func (p *Proxy) refresh(ctx context.Context) {
 	known := false
+	said := "" // in the log: what does not change is not said again
 	for {
 		urls, err := p.parts.Finder.Find(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil: // what is known may still be good
-			p.log.Warn("the members are not found; going on with what is known", "error", err)
+			if err.Error() != said {
+				p.log.Warn("the members are not found; going on with what is known", "error", err)
+			}
+			said = err.Error()
 		default:
+			said = ""
 			p.endpoints.replace(urls)
 			known = len(urls) > 0
 		}

@@ -1,10 +1,12 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
@@ -38,12 +40,14 @@ func (w *watcher) offer(n *notice, first bool) bool {
 			return true // it was parsed before
 		}
 	}
-	if first && !w.stream.room() {
-		w.stream.lag(w)
-		return false
+	m := n.same
+	if n.sameID != w.id || len(tail) != len(n.tail) {
+		m = response(n.header, w.id, tail)
 	}
-	w.stream.push(response(n.header, w.id, tail))
-	return true
+	if len(tail) == len(n.tail) {
+		n.same, n.sameID = m, w.id
+	}
+	return w.stream.offer(w, m, first)
 }
 
 // watchStream is a client's stream of watches.
@@ -57,38 +61,38 @@ type watchStream struct {
 	nextID   int64
 	queue    []mem.BufferSlice
 	bytes    int
-	lagging  []*watcher    // without a feed until there is room
-	wake     chan struct{} // one signal
-	failed   chan error    // holds one
+	lagging  []*watcher        // without a feed until there is room
+	spare    []mem.BufferSlice // a queue that was sent; owned by who sends
+	wake     chan struct{}     // one signal: something waits, or is over
+	over     atomic.Pointer[error]
 }
 
 // watch serves a client's stream of watches.
 func (p *Proxy) watch(in grpc.ServerStream) error {
 	s := &watchStream{
-		proxy: p, in: in, who: identityOf(in.Context()), watchers: map[int64]*watcher{}, wake: make(chan struct{}, 1), failed: make(chan error, 1),
+		proxy: p, in: in, who: identityOf(in.Context()), watchers: map[int64]*watcher{}, wake: make(chan struct{}, 1),
 	}
 	defer s.leave()
-	ended := make(chan error, 1)
-	go func() { ended <- s.read() }() // ends with the call
-	for {
-		select {
-		case <-s.wake:
-			if err := s.send(); err != nil {
-				return err
-			}
-		case err := <-s.failed:
+	// All that may end the stream wakes it: a select of many channels, one of which
+	// all streams share, is what delivering an event would cost most.
+	gone := context.AfterFunc(in.Context(), func() { s.fail(in.Context().Err()) })
+	defer gone()
+	p.watches.enter(s)
+	defer p.watches.exit(s)
+	go func() { // ends with the call
+		if err := s.read(); err != nil {
+			s.fail(err)
+		} // else the client asks for no more, and goes on listening
+	}()
+	for range s.wake {
+		if err := s.over.Load(); err != nil {
+			return *err
+		}
+		if err := s.send(); err != nil {
 			return err
-		case err := <-ended:
-			if err != nil {
-				return err
-			}
-			ended = nil // the client asks for no more, and goes on listening
-		case <-in.Context().Done():
-			return in.Context().Err()
-		case <-p.stopping:
-			return errStopping
 		}
 	}
+	panic("proxy: nobody closes wake")
 }
 
 // leave takes all watchers out of their feeds.
@@ -105,34 +109,42 @@ func (s *watchStream) leave() {
 
 // send sends what waits, then lets those come back that lag.
 func (s *watchStream) send() error {
-	for {
-		s.mu.Lock()
-		queue := s.queue
-		s.queue = nil
-		s.mu.Unlock()
-		s.comeBack()
-		if len(queue) == 0 {
-			return nil
+	s.mu.Lock()
+	queue := s.queue
+	s.queue = s.spare[:0]
+	s.mu.Unlock()
+	s.spare = nil
+	if cap(queue) <= maxSpare {
+		s.spare = queue
+	}
+	sent := 0
+	for i, m := range queue {
+		size := m.Len()
+		queue[i] = nil
+		if err := s.in.SendMsg(m); err != nil {
+			return err
 		}
-		for _, m := range queue {
-			size := m.Len()
-			if err := s.in.SendMsg(m); err != nil {
-				return err
-			}
-			s.sent(size)
+		if sent += size; sent >= accountEvery || i == len(queue)-1 {
+			s.sent(sent)
+			sent = 0
 		}
 	}
+	if len(queue) == 0 {
+		s.sent(0)
+	}
+	return nil
 }
 
+// maxSpare is how many responses a queue may have room for to be used again.
+const maxSpare = 64
+
+// accountEvery is after how many bytes room is made for more.
+const accountEvery = 256 << 10
+
+// sent makes room for more, and gives feeds to those that lag once there is enough.
 func (s *watchStream) sent(size int) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.bytes -= size
-}
-
-// comeBack gives feeds to those that lag, once there is room again.
-func (s *watchStream) comeBack() {
-	s.mu.Lock()
 	var back []*watcher
 	if s.bytes < s.proxy.o.WatchBuffer/2 {
 		back, s.lagging = s.lagging, nil
@@ -151,21 +163,20 @@ func (s *watchStream) push(m mem.BufferSlice) {
 	s.signal()
 }
 
-// room reports whether more may wait for the client.
-func (s *watchStream) room() bool {
+// offer pushes a response with events. False: there is no room for its first piece,
+// and the watcher has to come back when the client has read.
+func (s *watchStream) offer(w *watcher, m mem.BufferSlice, first bool) bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.bytes < s.proxy.o.WatchBuffer
-}
-
-// lag remembers a watcher that comes back when the client has read.
-func (s *watchStream) lag(w *watcher) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.watchers != nil {
+	room := !first || s.bytes < s.proxy.o.WatchBuffer
+	if room {
+		s.queue = append(s.queue, m)
+		s.bytes += m.Len()
+	} else if s.watchers != nil {
 		s.lagging = append(s.lagging, w)
 	}
-	s.signal() // it may have read everything meanwhile
+	s.mu.Unlock()
+	s.signal() // without room, too: it may have read everything meanwhile
+	return room
 }
 
 func (s *watchStream) signal() {
@@ -185,11 +196,10 @@ func (s *watchStream) forget(w *watcher) {
 	s.lagging = slices.DeleteFunc(s.lagging, func(other *watcher) bool { return other == w })
 }
 
+// fail ends the stream; the first error is the caller's.
 func (s *watchStream) fail(err error) {
-	select {
-	case s.failed <- err:
-	default:
-	}
+	s.over.CompareAndSwap(nil, &err)
+	s.signal()
 }
 
 // read takes the client's requests until there are no more. It answers one

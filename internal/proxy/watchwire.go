@@ -38,11 +38,18 @@ type notice struct {
 	first    int64  // revision of the first event, if there are any
 	last     int64  // and of the last
 	tail     []byte // all fields but header and ID, as they came
+	// The response to the watcher before, which is shared by all with its ID and the
+	// whole tail: most streams have one watch. Guarded by watches.mu.
+	same   mem.BufferSlice
+	sameID int64
 }
+
+// noID is no watch's.
+const noID = -1 << 63
 
 // parseNotice takes a response apart. It keeps data.
 func parseNotice(data []byte) (*notice, error) {
-	n := &notice{}
+	n := &notice{sameID: noID}
 	err := fields(data, func(number protowire.Number, varint uint64, bytes, whole []byte) error {
 		switch number {
 		case responseHeader:

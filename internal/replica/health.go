@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"log/slog"
 	"math"
 	"time"
 
@@ -106,7 +107,7 @@ func (h *health) tick() {
 	if stalled != h.muted {
 		h.muted = stalled
 		if stalled {
-			l.r.log.Error("the disk does not answer; this member does not lead until it does", sd.Message(sd.MessageDisk), "waited", limit)
+			l.r.log.Error("the disk does not answer; this member does not lead until it does", sd.Message(sd.MessageDisk), slog.Duration("waited", limit))
 		} else {
 			l.r.log.Info("the disk answers again")
 		}

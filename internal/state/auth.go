@@ -7,7 +7,6 @@ import (
 	"iter"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"kvd/internal/auth"

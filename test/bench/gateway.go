@@ -79,7 +79,7 @@ func (b *browser) call(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer r.Body.Close() //nolint:errcheck // it is read to its end
+	defer r.Body.Close()
 	sample := b.calls%sampleSmall == 0
 	b.calls++
 	if r.StatusCode != http.StatusOK || sample {

@@ -50,18 +50,23 @@ func watchFlood(ctx context.Context, st *stage) (metrics, error) {
 func watch(ctx context.Context, st *stage, name string, puts, perSecond int64) (metrics, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*st.duration+drainPatience)
 	defer cancel()
-	a, err := openAudience(ctx, st.process.addr)
+	a, err := openAudience(ctx, st.process.addr, everyEvent)
 	if err != nil {
 		return nil, err
 	}
 	defer a.close()
-	writers, closeAll, err := dialMany(st.process.addr, 2)
+	return st.audience(ctx, a, name, st.process.addr, puts, perSecond)
+}
+
+// audience measures what it costs to tell the audience of puts at a server.
+func (st *stage) audience(ctx context.Context, a *audience, name, at string, puts, perSecond int64) (metrics, error) {
+	writers, closeAll, err := dialMany(at, 2)
 	if err != nil {
 		return nil, err
 	}
 	defer closeAll()
 
-	warm := int64(float64(puts) * st.warm.Seconds() / st.duration.Seconds())
+	warm := max(1, int64(float64(puts)*st.warm.Seconds()/st.duration.Seconds()))
 	if _, err := a.play(ctx, writers, warm, perSecond); err != nil {
 		return nil, fmt.Errorf("while warming up: %w", err)
 	}
@@ -74,7 +79,7 @@ func watch(ctx context.Context, st *stage, name string, puts, perSecond int64) (
 			return tally{}, err
 		}
 		putRate = float64(puts) / written.Seconds()
-		return tally{ops: puts * watchers, wall: time.Since(at), latencies: a.latencies()}, nil
+		return tally{ops: puts * int64(len(a.members)), wall: time.Since(at), latencies: a.latencies()}, nil
 	})
 	if err != nil {
 		return nil, err
@@ -83,8 +88,18 @@ func watch(ctx context.Context, st *stage, name string, puts, perSecond int64) (
 	return m, nil
 }
 
+// crowd says who watches what.
+type crowd struct {
+	watchers, conns int
+	keys            space  // that the writers put
+	request         []byte // that creates a watch
+}
+
+var everyEvent = crowd{watchers, watchConns, watched, appendWatch(nil, []byte(watched.prefix), watched.end())}
+
 // audience is the watchers and what they have heard.
 type audience struct {
+	crowd
 	close    func()
 	members  []*watcher
 	due      int64 // events that all watchers together should have had by now
@@ -98,7 +113,7 @@ type watcher struct {
 	audience *audience
 	stream   grpc.ClientStream
 	out      reply
-	answers  int
+	answers  int          // and at first a number of its own, so that not all look at once
 	got      atomic.Int64 // events
 	last     int64        // revision of the last event looked at
 
@@ -108,25 +123,26 @@ type watcher struct {
 
 // openAudience creates all watchers and waits until the server has confirmed
 // each.
-func openAudience(ctx context.Context, addr string) (*audience, error) {
+func openAudience(ctx context.Context, addr string, who crowd) (*audience, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	conns, closeConns, err := dialMany(addr, watchConns)
+	conns, closeConns, err := dialMany(addr, who.conns)
 	if err != nil {
 		cancel()
 		return nil, err
 	}
-	a := &audience{failed: make(chan error, 1)}
+	a := &audience{crowd: who, failed: make(chan error, 1)}
 	a.close = func() {
 		cancel()
 		a.receives.Wait()
 		closeConns()
 	}
-	for i := range watchers {
-		w, err := a.open(ctx, conns[i%watchConns])
+	for i := range who.watchers {
+		w, err := a.open(ctx, conns[i%len(conns)])
 		if err != nil {
 			a.close()
 			return nil, fmt.Errorf("open watcher %d: %w", i, err)
 		}
+		w.answers = i
 		a.members = append(a.members, w)
 	}
 	for _, w := range a.members {
@@ -146,7 +162,7 @@ func (a *audience) open(ctx context.Context, conn *grpc.ClientConn) (*watcher, e
 	if err != nil {
 		return nil, err
 	}
-	if err := stream.SendMsg(&request{appendWatch(nil, []byte(watched.prefix), watched.end())}); err != nil {
+	if err := stream.SendMsg(&request{a.request}); err != nil {
 		return nil, err
 	}
 	w := &watcher{audience: a, stream: stream, out: reply{keep: true}}
@@ -205,7 +221,7 @@ func (w *watcher) look() error {
 	}
 	for _, e := range r.Events {
 		kv := e.Kv
-		if !bytes.HasPrefix(kv.GetKey(), []byte(watched.prefix)) || len(kv.GetValue()) != watched.bytes {
+		if !bytes.HasPrefix(kv.GetKey(), []byte(w.audience.keys.prefix)) || len(kv.GetValue()) != w.audience.keys.bytes {
 			return fmt.Errorf("an event of %q with a value of %d bytes, which nobody put", kv.GetKey(), len(kv.GetValue()))
 		}
 		if kv.ModRevision <= w.last {
@@ -227,14 +243,14 @@ func (a *audience) play(ctx context.Context, conns []*grpc.ClientConn, puts, per
 	var next atomic.Int64 // number of the put to be made
 	ops := make([]op, watchWriters)
 	for i := range ops {
-		ops[i] = watchPut(conns[i%len(conns)], &next, start, perSecond)
+		ops[i] = a.put(conns[i%len(conns)], &next, start, perSecond)
 	}
 	const forever = time.Hour // the count ends it; ctx does if the server hangs
 	t, err := drive(ctx, ops, forever, puts)
 	if err != nil {
 		return 0, err
 	}
-	a.due += t.ops * watchers
+	a.due += t.ops * int64(len(a.members))
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for a.arrived.Load() < a.due {
@@ -247,25 +263,25 @@ func (a *audience) play(ctx context.Context, conns []*grpc.ClientConn, puts, per
 		}
 	}
 	for i, w := range a.members {
-		if got := w.got.Load(); got != a.due/watchers {
-			return 0, fmt.Errorf("watcher %d has %d events where %d were due", i, got, a.due/watchers)
+		if got := w.got.Load(); got != a.due/int64(len(a.members)) {
+			return 0, fmt.Errorf("watcher %d has %d events where %d were due", i, got, a.due/int64(len(a.members)))
 		}
 	}
 	return t.wall, nil
 }
 
-// watchPut puts a value that says when it was put, each put at its own time
+// put puts a value that says when it was put, each put at its own time
 // since start if there is a pace.
-func watchPut(conn *grpc.ClientConn, next *atomic.Int64, start time.Time, perSecond int64) op {
+func (a *audience) put(conn *grpc.ClientConn, next *atomic.Int64, start time.Time, perSecond int64) op {
 	u := unary{conn: conn, method: methodPut, sample: math.MaxInt, least: 4}
-	value := slices.Clone(watched.value(0))
+	value := slices.Clone(a.keys.value(0))
 	return func(ctx context.Context) error {
 		n := next.Add(1) - 1
 		if perSecond > 0 {
 			time.Sleep(time.Until(start.Add(time.Duration(n) * time.Second / time.Duration(perSecond))))
 		}
 		binary.LittleEndian.PutUint64(value, uint64(sinceStart()))
-		u.in.bytes = appendPut(u.in.bytes[:0], watched.key(int(n)%watched.n), value)
+		u.in.bytes = appendPut(u.in.bytes[:0], a.keys.key(int(n)%a.keys.n), value)
 		return u.call(ctx, func([]byte) error { return nil })
 	}
 }

@@ -7,8 +7,11 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"math/big"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"slices"
@@ -86,6 +89,39 @@ func TestEveryWorkloadRunsOnTheLimit(t *testing.T) {
 				if strings.HasPrefix(w.name, "keepalive") && (name == latencyMedian || name == latencyTail) {
 					continue // see keep
 				}
+				if m[name] <= 0 {
+					t.Errorf("%s is %v", name, m[name])
+				}
+			}
+		})
+	}
+}
+
+func TestEveryProxyWorkloadRunsOnTheLimit(t *testing.T) {
+	told := 7
+	member := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, "# TYPE etcd_debugging_mvcc_watcher_total gauge\netcd_debugging_mvcc_watcher_total %d\n", told)
+		told++
+	}))
+	defer member.Close()
+	st := serve(t, newLimit())
+	ps := &proxyStage{stage: *st, member: st.process.addr, metrics: member.URL}
+	for _, w := range proxyWorkloads() {
+		t.Run(w.name, func(t *testing.T) {
+			m, err := w.run(t.Context(), ps)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := []string{cpuPerOp, opsPerSecond, latencyMedian, latencyTail, residentAfter}
+			switch w.name {
+			case "proxyadds":
+				want = append(want, directMedian)
+			case "proxywatch":
+				if m[watchesBehind] != 1 || m["ops"] != proxyWatchers*float64(int64(proxyPuts*st.duration.Seconds())) {
+					t.Errorf("%v watches at the member, %v events", m[watchesBehind], m["ops"])
+				}
+			}
+			for _, name := range want {
 				if m[name] <= 0 {
 					t.Errorf("%s is %v", name, m[name])
 				}

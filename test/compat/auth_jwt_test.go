@@ -144,9 +144,24 @@ func TestTokensAreFoundWhereEtcdFindsThem(t *testing.T) {
 	u.do(nobody, userAdd("root", "rootpw"), grantRole("root", "root"), authOp("AuthEnable", &pb.AuthEnableRequest{}))
 	u.logIn("root", "rootpw")
 	for _, shown := range [][]string{
-		{"token", "Bearer $"}, {"authorization", "$"}, {"authorization", "Bearer $"}, {"token", "bearer $"}, {"token", "Bearer  $"},
-		{"token", "x", "authorization", "$"}, {"token", "$", "authorization", "x"}, {"token", ""}, {"token", "$", "token", "x"}, {"token", "x", "token", "$"},
-		{"authorization", "Basic $"}, {"token", "$ "}, {"token", "$.1"}, {"token", ".1"}, {"token", "a."}, {"token", "a.-1"}, {"token", "a.1.2"}, {"token", "a.0x1"},
+		{"token", "Bearer $"},
+		{"authorization", "$"},
+		{"authorization", "Bearer $"},
+		{"token", "bearer $"},
+		{"token", "Bearer  $"},
+		{"token", "x", "authorization", "$"},
+		{"token", "$", "authorization", "x"},
+		{"token", ""},
+		{"token", "$", "token", "x"},
+		{"token", "x", "token", "$"},
+		{"authorization", "Basic $"},
+		{"token", "$ "},
+		{"token", "$.1"},
+		{"token", ".1"},
+		{"token", "a."},
+		{"token", "a.-1"},
+		{"token", "a.1.2"},
+		{"token", "a.0x1"},
 		{"token", "a.99999999999999999999999"},
 	} {
 		var got [2]answer

@@ -25,7 +25,6 @@ type users struct {
 	t      *testing.T
 	sides  [2]*side
 	tokens [2]map[string]string // of each server, by user
-
 }
 
 // nobody shows no token, and stranger one that nobody has given out.
@@ -241,9 +240,30 @@ func (u *users) prepare() {
 // keyOps are requests by ranges that are granted or not, whole or in part.
 func keyOps() (all []op) {
 	for _, span := range [][2]string{
-		{"a", ""}, {"b", "c"}, {"a", "d"}, {"a", "e"}, {"a", "f"}, {"c", "g"}, {"d", ""}, {"d", "d\x00"}, {"d", "e"}, {"e", ""}, {"e", "f"},
-		{"m", "n"}, {"m", "o"}, {"l", "n"}, {"s", ""}, {"secret", ""}, {"z", "\x00"}, {"y", "\x00"}, {"\x00", "\x00"}, {"zz", "zzz"},
-		{"b", "a"}, {"b", "b"}, {"z", "a"}, {"q", "p"},
+		{"a", ""},
+		{"b", "c"},
+		{"a", "d"},
+		{"a", "e"},
+		{"a", "f"},
+		{"c", "g"},
+		{"d", ""},
+		{"d", "d\x00"},
+		{"d", "e"},
+		{"e", ""},
+		{"e", "f"},
+		{"m", "n"},
+		{"m", "o"},
+		{"l", "n"},
+		{"s", ""},
+		{"secret", ""},
+		{"z", "\x00"},
+		{"y", "\x00"},
+		{"\x00", "\x00"},
+		{"zz", "zzz"},
+		{"b", "a"},
+		{"b", "b"},
+		{"z", "a"},
+		{"q", "p"},
 	} {
 		key, end := []byte(span[0]), []byte(span[1])
 		all = append(all,
@@ -311,7 +331,7 @@ func otherOps(round int64) []op {
 		maintenance("Hash", &pb.HashRequest{}), maintenance("HashKV", &pb.HashKVRequest{}), maintenance("Snapshot", &pb.SnapshotRequest{}),
 		maintenance("MoveLeader", &pb.MoveLeaderRequest{TargetID: 7}),
 		maintenance("Downgrade", &pb.DowngradeRequest{Version: "x"}), maintenance("Downgrade", &pb.DowngradeRequest{Action: pb.DowngradeRequest_CANCEL}),
-		op{method: "/grpc.health.v1.Health/Check", req: &pb.AuthStatusRequest{}},
+		{method: "/grpc.health.v1.Health/Check", req: &pb.AuthStatusRequest{}},
 	}
 }
 

@@ -255,7 +255,8 @@ func (c *claims) observe(name string) (heard func()) {
 func (c *claims) oddities() {
 	c.grant(0xc1)
 	for _, l := range []*v3electionpb.LeaderKey{
-		nil, {},
+		nil,
+		{},
 		{Name: []byte("e"), Key: []byte("e/c1"), Rev: 1, Lease: 0xc1},
 		{Name: []byte("e"), Key: []byte("e/c1"), Lease: 0xc1}, // a key that is not there was created at 0
 		{Name: []byte("e"), Key: []byte("e/c2"), Lease: 0xdead},

@@ -133,9 +133,16 @@ func leasingCached(t *testing.T, l *library, p string) {
 	mustPut(t, kv, p+"k", "abc")
 	mustPut(t, kv, p+"k", "def")
 	for _, o := range [][]clientv3.OpOption{
-		{}, {clientv3.WithKeysOnly()}, {clientv3.WithCountOnly()}, {clientv3.WithLimit(1)}, {clientv3.WithMinCreateRev(1)},
-		{clientv3.WithSerializable()}, {clientv3.WithSort(clientv3.SortByKey, clientv3.SortAscend)}, {clientv3.WithMaxModRev(1)},
-		{clientv3.WithMinModRev(1 << 40)}, {clientv3.WithMaxCreateRev(1 << 40)},
+		{},
+		{clientv3.WithKeysOnly()},
+		{clientv3.WithCountOnly()},
+		{clientv3.WithLimit(1)},
+		{clientv3.WithMinCreateRev(1)},
+		{clientv3.WithSerializable()},
+		{clientv3.WithSort(clientv3.SortByKey, clientv3.SortAscend)},
+		{clientv3.WithMaxModRev(1)},
+		{clientv3.WithMinModRev(1 << 40)},
+		{clientv3.WithMaxCreateRev(1 << 40)},
 	} {
 		want, errWant := c.Get(bounded(t), p+"k", o...)
 		got, errGot := kv.Get(bounded(t), p+"k", o...)

@@ -211,7 +211,11 @@ func TestDiscoveryFailsAsEtcds(t *testing.T) {
 			r.put(t, "/_etcd/registry/T/members/7", c.row)
 		}
 		for _, bin := range []oracle.Binary{oracle.Etcd(t), target(t)} {
-			m := oracle.Launch(t, bin, discovering(t, r, "m1"))
+			o := discovering(t, r, "m1")
+			if bin != oracle.Etcd(t) {
+				o.Args = append(o.Args, "--discovery-fallback=exit") // etcd does not become a proxy
+			}
+			m := oracle.Launch(t, bin, o)
 			exit, err := m.Wait(oracle.ReadyWithin)
 			if err != nil || exit.InOrder() || !strings.Contains(m.Log(), c.want) {
 				t.Errorf("size %q, %s: %v, %v\n%s", c.size, bin.Name, exit, err, m.Log())

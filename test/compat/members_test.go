@@ -249,8 +249,9 @@ func (s *membership) alarm() {
 }
 
 func (s *membership) downgrade() {
-	s.play("downgrade enable 3.5.0", "downgrade enable 3.6.0", "downgrade enable 3.6.0", "downgrade validate 3.6.0")
-	s.storage("3.6.0")
+	s.play("downgrade enable 3.5.0", "downgrade enable 3.6.0")
+	s.storage("3.6.0") // what is refused meanwhile depends on how far the members have come
+	s.play("downgrade enable 3.6.0", "downgrade validate 3.6.0", "downgrade validate 3.5.0")
 	s.play("endpoint status --cluster", "endpoint status --cluster -w json", "endpoint status -w fields", "downgrade cancel")
 	s.storage("3.7.0")
 	s.play("endpoint status --cluster -w table", "downgrade cancel", "downgrade validate 3.6.0")

@@ -37,8 +37,18 @@ func TestHashKVIsPrintedAsEtcdutlPrintsIt(t *testing.T) {
 	for _, path := range []string{file, filepath.Join(bumped, "member/snap/db")} {
 		before := copied(t, path)
 		for _, flags := range [][]string{
-			nil, {"-w", "json"}, {"-w=fields"}, {"--write-out=table"}, {"-w=protobuf"}, {"-w=none"},
-			{"--rev=2000"}, {"--rev=1860"}, {"--rev=1"}, {"--rev=99999"}, {"--rev=-1"}, {"--rev=x"},
+			nil,
+			{"-w", "json"},
+			{"-w=fields"},
+			{"--write-out=table"},
+			{"-w=protobuf"},
+			{"-w=none"},
+			{"--rev=2000"},
+			{"--rev=1860"},
+			{"--rev=1"},
+			{"--rev=99999"},
+			{"--rev=-1"},
+			{"--rev=x"},
 		} {
 			args := append([]string{"hashkv"}, flags...)
 			ours, theirs := ask(t, oracle.Kvd(t), append(args, path)...), ask(t, oracle.Etcdutl(t), append(args, copied(t, before))...)
@@ -119,9 +129,12 @@ func TestFilesOfAMemberThatRunsAreRefused(t *testing.T) {
 		write(t, m)
 		db := filepath.Join(m.DataDir, "member/snap/db")
 		for _, args := range [][]string{
-			{"check", "--data-dir", m.DataDir, "--timeout=100ms"}, {"check", db, "--timeout=100ms"},
-			{"defrag", "--data-dir", m.DataDir, "--timeout=100ms"}, {"hashkv", db, "--timeout=100ms"},
-			{"snapshot", "status", db, "--timeout=100ms"}, {"wal", "dump", "--data-dir", m.DataDir},
+			{"check", "--data-dir", m.DataDir, "--timeout=100ms"},
+			{"check", db, "--timeout=100ms"},
+			{"defrag", "--data-dir", m.DataDir, "--timeout=100ms"},
+			{"hashkv", db, "--timeout=100ms"},
+			{"snapshot", "status", db, "--timeout=100ms"},
+			{"wal", "dump", "--data-dir", m.DataDir},
 			{"snapshot", "restore", db, "--skip-hash-check", "--timeout=100ms", "--data-dir", filepath.Join(t.TempDir(), "x")},
 			{"snapshot", "restore", kubernetesSnapshot(t), "--data-dir", m.DataDir},
 		} {

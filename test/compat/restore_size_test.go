@@ -14,11 +14,10 @@ import (
 	"testing"
 	"time"
 
+	bolt "go.etcd.io/bbolt"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
-
-	bolt "go.etcd.io/bbolt"
 
 	"kvd/test/oracle"
 )

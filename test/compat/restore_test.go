@@ -15,9 +15,8 @@ import (
 	"testing"
 	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-
 	bolt "go.etcd.io/bbolt"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"kvd/test/oracle"
 )
@@ -137,8 +136,10 @@ func TestRestoreWritesWhatEtcdutlWrites(t *testing.T) {
 	}{
 		"one":       {file, nil, []string{"--bump-revision=0"}},
 		"not, said": {file, nil, []string{"--mark-compacted=false"}},
-		"three": {file, []string{"--name=b", "--initial-cluster=a=http://127.0.0.1:1,b=http://127.0.0.1:2,b=http://127.0.0.2:2,c=https://127.0.0.1:3",
-			"--initial-advertise-peer-urls=http://127.0.0.2:2,http://127.0.0.1:2", "--initial-cluster-token=x"}, []string{"--bump-revision=0"}},
+		"three": {file, []string{
+			"--name=b", "--initial-cluster=a=http://127.0.0.1:1,b=http://127.0.0.1:2,b=http://127.0.0.2:2,c=https://127.0.0.1:3",
+			"--initial-advertise-peer-urls=http://127.0.0.2:2,http://127.0.0.1:2", "--initial-cluster-token=x",
+		}, []string{"--bump-revision=0"}},
 		"bumped":       {file, []string{"--bump-revision=1000", "--mark-compacted"}, nil},
 		"by standard":  {file, nil, nil},
 		"data of dirs": {filepath.Join(unpacked, "member/snap/db"), []string{"--skip-hash-check"}, []string{"--bump-revision=0"}},

@@ -157,7 +157,7 @@ func TestNoFlagIsUnknown(t *testing.T) {
 func unknownFlag(path, flag string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
 	defer cancel()
-	out, _ := exec.CommandContext(ctx, path, "--"+flag+"=", "--version").CombinedOutput() //nolint:errcheck // see above
+	out, _ := exec.CommandContext(ctx, path, "--"+flag+"=", "--version").CombinedOutput()
 	return bytes.Contains(out, []byte("flag provided but not defined"))
 }
 

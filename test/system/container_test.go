@@ -112,8 +112,10 @@ func (h *host) boot() {
 		h.t.Fatal(err)
 	}
 	defer group.Close()
-	args := []string{"--mount", "--propagation=private", "sh", "-c", start, "sh", root, h.dir,
-		"--machine=" + h.name, "--hostname=" + h.name, "--bind-ro=" + packages.dir + ":/packages"}
+	args := []string{
+		"--mount", "--propagation=private", "sh", "-c", start, "sh", root, h.dir,
+		"--machine=" + h.name, "--hostname=" + h.name, "--bind-ro=" + packages.dir + ":/packages",
+	}
 	if h.space == "" {
 		args = append(args, "--private-network")
 	} else {
