@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 // Local is the services as a connection within the process. Its calls go to a
@@ -24,11 +25,29 @@ func (l local) Invoke(ctx context.Context, method string, args, reply any, opts 
 	if err := l.allowed(method, args); err != nil {
 		return err
 	}
+	if list, ok := reply.(*pb.MemberListResponse); ok && l.proxy.o.Registration.Prefix != "" {
+		answer, err := l.proxy.registered(ctx)
+		if err == nil {
+			proto.Merge(list, answer)
+		}
+		return err
+	}
 	e, err := l.proxy.endpoints.choose(ctx, nil, l.proxy.o.DialTimeout)
 	if err != nil {
 		return status.Error(codes.Unavailable, err.Error())
 	}
-	return e.conn.Invoke(ctx, method, args, reply, opts...)
+	if n := l.proxy.o.Namespace; len(n) > 0 {
+		if m, ok := args.(proto.Message); ok {
+			inside := proto.Clone(m)
+			n.into(inside)
+			args = inside
+		}
+	}
+	if err := e.conn.Invoke(ctx, method, args, reply, opts...); err != nil {
+		return err
+	}
+	l.proxy.o.Namespace.outOf(reply)
+	return nil
 }
 
 // NewStream implements grpc.ClientConnInterface.
@@ -40,7 +59,11 @@ func (l local) NewStream(ctx context.Context, desc *grpc.StreamDesc, method stri
 	if err != nil {
 		return nil, status.Error(codes.Unavailable, err.Error())
 	}
-	return e.conn.NewStream(ctx, desc, method, opts...)
+	out, err := e.conn.NewStream(ctx, desc, method, opts...)
+	if err != nil || len(l.proxy.o.Namespace) == 0 {
+		return out, err
+	}
+	return renamed{out, l.proxy.o.Namespace}, nil
 }
 
 // allowed refuses what a read-only proxy does not pass on.
