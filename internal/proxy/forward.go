@@ -88,8 +88,11 @@ func (c *call) unary() error {
 		return err
 	}
 	defer request.free()
-	if c.proxy.o.ReadOnly && c.method.writes && mayWrite(c.name, &request) {
-		return errReadOnly
+	if c.name == memberListMethod && c.proxy.o.Registration.Prefix != "" {
+		return c.members()
+	}
+	if err := c.prepare(&request); err != nil {
+		return err
 	}
 	var tried []*endpoint
 	for {
@@ -106,6 +109,13 @@ func (c *call) unary() error {
 				continue
 			}
 		}
+		if err == nil && c.proxy.order.older(c.name, &answer) {
+			answer.free()
+			if tried = append(tried, e); c.proxy.endpoints.pick(tried) != nil {
+				continue
+			}
+			err = errOlder
+		}
 		c.passHeader(header)
 		if len(trailer) > 0 {
 			c.in.SetTrailer(trailer)
@@ -114,8 +124,24 @@ func (c *call) unary() error {
 			return err
 		}
 		defer answer.free()
+		if err := c.proxy.o.Namespace.answer(c.name, &answer); err != nil {
+			return err
+		}
 		return c.in.SendMsg(&answer)
 	}
+}
+
+// prepare makes a request what a member is to get, or refuses it.
+func (c *call) prepare(request *frame) error {
+	if c.proxy.o.ReadOnly && c.method.writes && mayWrite(c.name, request) {
+		return errReadOnly
+	}
+	if c.name == rangeMethod {
+		if err := c.proxy.order.begin(c.ctx, c.proxy); err != nil {
+			return err
+		}
+	}
+	return c.proxy.o.Namespace.request(c.name, request)
 }
 
 // passHeader passes on what a member says before its answer, beyond what every
@@ -156,6 +182,9 @@ func (c *call) answers() error {
 		return err
 	}
 	defer request.free()
+	if err := c.proxy.o.Namespace.request(c.name, &request); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
 	out, _, err := c.proxy.stream(ctx, c.name)
@@ -200,6 +229,9 @@ func (c *call) back(out grpc.ClientStream) error {
 	for {
 		var answer frame
 		err := out.RecvMsg(&answer)
+		if err == nil {
+			err = c.proxy.o.Namespace.answer(c.name, &answer)
+		}
 		if err == nil {
 			err = c.in.SendMsg(&answer)
 			answer.free()
