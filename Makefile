@@ -139,6 +139,14 @@ package: ## deb and rpm of each of ARCHES (amd64 arm64) into DIST (dist); VERSIO
 		ARCH=$$arch DIST=$(DIST) $(GO) tool -modfile=tools/nfpm/go.mod nfpm package --config $(DIST)/made/nfpm.yaml --packager $$kind --target $(DIST)/; \
 	done; done
 
+.PHONY: package-again
+package-again: export VERSION := $(VERSION)
+package-again: export COMMIT := $(COMMIT)
+package-again: export SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
+package-again: export ARCHES := $(ARCHES)
+package-again: ## build what "make package" has built once more, elsewhere: the same bytes
+	packaging/again $(DIST)
+
 .PHONY: test-system
 test-system: ## install the packages on booted Debians and use them there; needs root, debootstrap, systemd-nspawn
 	$(MAKE) package ARCHES=$(ARCH) DIST=$(DIST)/previous VERSION=0.0.1

@@ -11,8 +11,12 @@ import (
 	"google.golang.org/grpc/grpclog"
 )
 
-// version is this build's own; the linker sets it with -X main.version=….
-var version = "0.0.0-dev"
+// This build's own version, and what it was built from; the linker sets them with
+// -X main.version=….
+var (
+	version = "0.0.0-dev"
+	commit  = "unknown"
+)
 
 func main() {
 	cobra.EnablePrefixMatching = true // "kvctl comp 7", as etcdctl allows

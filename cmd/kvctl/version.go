@@ -11,7 +11,7 @@ func (p *program) versionCommand() *cobra.Command {
 		Short:   "Prints the version of kvctl and of the API it speaks",
 		GroupID: groupUtility,
 		Run: p.does(func(*cobra.Command, []string) error {
-			return p.say("kvctl version: %s\nAPI version: %s", version, etcd.APIVersion)
+			return p.say("kvctl version: %s\nAPI version: %s\nGit SHA: %s", version, etcd.APIVersion, commit)
 		}),
 	}
 }

@@ -125,12 +125,12 @@ func (t *tool) judge(f *importFlags, made *config.Imported) error {
 	if made.Secret {
 		fmt.Fprintln(t.errs, "It holds a password: let nobody read it but root and the user that kvd runs as.")
 	}
-	if len(made.Faults) == 0 && len(made.Impossible) == 0 {
+	if len(made.Faults) == 0 {
 		return nil
 	}
 	var texts []string
 	for _, fault := range made.Faults {
 		texts = append(texts, fault.Error())
 	}
-	return failf(config.ExitStatus, "kvd would not start with it:\n%s", strings.Join(append(texts, made.Impossible...), "\n"))
+	return failf(config.ExitStatus, "kvd would not start with it:\n%s", strings.Join(texts, "\n"))
 }

@@ -105,7 +105,7 @@ func runMember(args []string, in io.Reader, out, errs io.Writer) int {
 		fmt.Fprintln(errs, "kvd member rejoin:", err)
 		return config.ExitStatus
 	}
-	c, err := load(rest)
+	c, err := config.LoadAside(rest, os.Environ(), os.ReadFile)
 	switch {
 	case errors.Is(err, config.ErrHelp):
 		fmt.Fprint(out, memberUsage)

@@ -38,6 +38,11 @@ func dialCluster(ctx context.Context, o rejoinOptions, c *config.Config) (*diall
 		}
 		break
 	}
+	for _, file := range []struct{ flag, path string }{{"--cacert", spec.Secure.Cacert}, {"--cert", spec.Secure.Cert}, {"--key", spec.Secure.Key}} {
+		if strings.HasPrefix(file.path, "credential:") {
+			return nil, fmt.Errorf("connect to %s: %s is there for the service alone; name a file with %s", strings.Join(o.endpoints, ", "), file.path, file.flag)
+		}
+	}
 	if o.user != "" {
 		name, secret, given := strings.Cut(o.user, ":")
 		if !given {

@@ -46,8 +46,8 @@ type FullError struct {
 
 func (*FullError) Error() string { return "discovery: cluster is full" }
 
-// full tells who is in the cluster: the first so many of those registered.
-func full(size int, found []entry) *FullError {
+// fullOf tells who is in the cluster: the first so many of those registered.
+func fullOf(size int, found []entry) *FullError {
 	e := new(FullError)
 	seeds, err := seedsOf(found[:min(size, len(found))])
 	if err != nil {
@@ -180,7 +180,7 @@ func (m *meeting) join(ctx context.Context) ([]Seed, error) {
 			if registered && at >= 0 {
 				m.leave(ctx)
 			}
-			return nil, full(size, found)
+			return nil, fullOf(size, found)
 		}
 		if at < 0 || !registered && found[at].value != pairs(m.self) {
 			if err := m.register(ctx); err != nil {

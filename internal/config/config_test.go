@@ -37,7 +37,7 @@ func (s sources) load() (*Config, error) {
 	if s.file != "" {
 		f[DefaultFile] = s.file
 	}
-	return load(s.args, s.env, f.read, noHost)
+	return load(s.args, s.env, f.read, noHost, false)
 }
 
 func mustLoad(t *testing.T, s sources) *Config {
@@ -191,9 +191,6 @@ func TestDefaultsAreTyped(t *testing.T) {
 	if u := c.Cluster.Initial.Members["default"]; len(u) != 1 || u[0].Host != "localhost:2380" {
 		t.Errorf("cluster %+v", c.Cluster.Initial)
 	}
-	if len(c.NotYet()) != 0 {
-		t.Errorf("not yet: %v", c.NotYet())
-	}
 	if !c.Gates.On(FastLeaseKeepAlive) || !c.Gates.On(InitialCorruptCheck) || !c.Gates.On(LeaseCheckpoint) || c.Gates.On(LeaseCheckpointPersist) {
 		t.Error("gates")
 	}
@@ -293,7 +290,7 @@ func TestDefaultsFollowTheMachine(t *testing.T) {
 		"--listen-peer-urls=http://0.0.0.0:1", "--listen-client-urls=http://0.0.0.0:2",
 		"--advertise-client-urls=http://localhost:2379", "--name=a",
 	}
-	c, err := load(args, nil, files{}.read, host)
+	c, err := load(args, nil, files{}.read, host, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -306,7 +303,7 @@ func TestDefaultsFollowTheMachine(t *testing.T) {
 			t.Errorf("%s is %s, want %s", name, got, want)
 		}
 	}
-	if c, err = load(args, nil, files{}.read, noHost); err != nil {
+	if c, err = load(args, nil, files{}.read, noHost, false); err != nil {
 		t.Fatal(err)
 	}
 	if got := valueOf(t, c, "initial-advertise-peer-urls"); got != "http://localhost:2380" {
@@ -334,6 +331,64 @@ func TestCredentialsBecomePaths(t *testing.T) {
 	faults := faultsOf(t, s)
 	if len(faults) != 1 || faults[0].Source != "flag --key-file" || !strings.Contains(faults[0].Problem, "LoadCredential=") {
 		t.Errorf("%v", faults)
+	}
+}
+
+func TestKeysOfTokensMayBeCredentials(t *testing.T) {
+	const jwt = "jwt,pub-key=%s/pub,priv-key=%s/key,sign-method=RS256"
+	s := sources{args: []string{"--auth-token=jwt,pub-key=credential:pub,priv-key=credential:key,sign-method=RS256"}, env: []string{"CREDENTIALS_DIRECTORY=/run/c"}}
+	if c := mustLoad(t, s); c.Auth.Token != strings.ReplaceAll(jwt, "%s", "/run/c") {
+		t.Error(c.Auth.Token)
+	}
+	s.env = nil
+	if faults := faultsOf(t, s); len(faults) != 1 || !strings.Contains(faults[0].Problem, "LoadCredential=") {
+		t.Errorf("%v", faults)
+	}
+}
+
+// aside looks at a configuration as an administrator does.
+func aside(t *testing.T, path, text string) (*Config, error) {
+	t.Helper()
+	return load([]string{"--config-file=" + path}, nil, files{path: text}.read, noHost, true)
+}
+
+func TestWhoIsNotTheServiceSeesItsDataDirectory(t *testing.T) {
+	for path, want := range map[string]string{
+		"/etc/kvd/kvd.toml":   "/var/lib/kvd, derived from kvd.service",
+		"/etc/kvd/other.toml": "/var/lib/kvd/other, derived from kvd@other.service",
+		"/srv/kvd.toml":       "n1.etcd, derived from name",
+	} {
+		c, err := aside(t, path, `name = "n1"`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Member.DataDir + ", " + c.Origin("data-dir").String(); got != want {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+	c, err := aside(t, "/etc/kvd/kvd.toml", `data-dir = "/srv/data"`)
+	if err != nil || c.Member.DataDir != "/srv/data" {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+func TestWhoIsNotTheServiceIsNotAskedForItsCredentials(t *testing.T) {
+	c, err := aside(t, "/etc/kvd/kvd.toml", `
+cert-file = "credential:crt"
+key-file = "credential:key"
+auth-token = "jwt,priv-key=credential:jwt,sign-method=HS256"
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.ClientTLS.KeyFile != "credential:key" || c.Auth.Token != "jwt,priv-key=credential:jwt,sign-method=HS256" {
+		t.Errorf("%s, %s", c.ClientTLS.KeyFile, c.Auth.Token)
+	}
+	if all := strings.Join(c.Warnings, "\n"); strings.Count(all, "for the service alone") != 3 || !strings.Contains(all, "key-file is credential:key, which is there") {
+		t.Errorf("warnings: %s", all)
+	}
+	if _, err := aside(t, "/etc/kvd/kvd.toml", `cert-file = "credential:../crt"`); err == nil || !strings.Contains(err.Error(), "one path component") {
+		t.Errorf("a name that is none: %v", err)
 	}
 }
 
@@ -373,6 +428,20 @@ func TestForeignVariablesAreOnlyWarnedOf(t *testing.T) {
 	}
 }
 
+// TestInsecureCipherSuitesAreWarnedOf: they are taken, as by etcd, but for its
+// advisory GHSA-5x4g-q5rc-36jp.
+func TestInsecureCipherSuitesAreWarnedOf(t *testing.T) {
+	const good, bad = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_RSA_WITH_AES_128_CBC_SHA"
+	c := mustLoad(t, sources{args: []string{"--cipher-suites=" + good + "," + bad}})
+	warnings := strings.Join(c.Warnings, "\n")
+	if !strings.Contains(warnings, "cipher-suites: "+bad+" is not secure") || strings.Contains(warnings, good) {
+		t.Errorf("warned of %q", c.Warnings)
+	}
+	if c := mustLoad(t, sources{}); len(c.TLS.CipherSuites) != 0 {
+		t.Errorf("without the option, Go's own are not in force: %v", c.TLS.CipherSuites)
+	}
+}
+
 func TestWhatEtcdCanDoThisVersionCan(t *testing.T) {
 	for _, args := range []string{
 		"--feature-gates=AllAlpha=true",
@@ -384,8 +453,8 @@ func TestWhatEtcdCanDoThisVersionCan(t *testing.T) {
 		"--enable-distributed-tracing",
 		"--auth-token=jwt,pub-key=a,sign-method=RS256",
 	} {
-		if texts := mustLoad(t, sources{args: strings.Fields(args)}).NotYet(); len(texts) != 0 {
-			t.Errorf("%s: %q", args, texts)
+		if _, err := (sources{args: strings.Fields(args)}).load(); err != nil {
+			t.Errorf("%s: %v", args, err)
 		}
 	}
 }
@@ -416,9 +485,6 @@ func TestOneMemberOfKubeadmIsPossible(t *testing.T) {
 		--peer-key-file=/etc/kubernetes/pki/etcd/peer.key
 		--peer-trusted-ca-file=/etc/kubernetes/pki/etcd/ca.crt --snapshot-count=10000
 		--trusted-ca-file=/etc/kubernetes/pki/etcd/ca.crt --watch-progress-notify-interval=5s`)})
-	if texts := c.NotYet(); len(texts) != 0 {
-		t.Errorf("%q", texts)
-	}
 	if len(c.Listen.Client) != 2 || c.ClientTLS.TrustedCAFile == "" || !c.PeerTLS.ClientCertAuth {
 		t.Errorf("%+v %+v", c.Listen, c.ClientTLS)
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/tls"
 	"fmt"
 	"math"
 	"net"
@@ -141,6 +142,12 @@ func (l *loader) deriveDataDir() {
 		l.derived("data-dir", string(sd.State), dir)
 		return
 	}
+	if l.aside {
+		if unit, dir := unitDataDir(l.config.File); dir != "" {
+			l.derived("data-dir", unit, dir)
+			return
+		}
+	}
 	l.derived("data-dir", "name", l.config.Member.Name+".etcd")
 	l.config.warn("data-dir is not set; using %s in the working directory", l.config.Member.DataDir)
 }
@@ -189,6 +196,11 @@ func (l *loader) deriveBounds() {
 		c.Auth.BcryptCost = defaultBcryptCost
 	}
 	slices.Sort(c.Warnings) // of a map
+	for _, suite := range tls.InsecureCipherSuites() {
+		if slices.Contains(c.TLS.CipherSuites, suite.ID) {
+			c.warn("cipher-suites: %s is not secure any more", suite.Name)
+		}
+	}
 }
 
 // deriveFlush takes etcd's name for the flush interval over.
@@ -238,11 +250,15 @@ func (l *loader) retentionFault(err error) {
 // deriveCredentials resolves paths that name a credential of systemd.
 func (l *loader) deriveCredentials() {
 	for _, o := range l.table {
-		if !o.is(path) {
+		resolve := func(text string) (string, error) { return l.credential(o.name, text) }
+		switch {
+		case o.name == "auth-token":
+			resolve = l.tokenCredentials
+		case !o.is(path):
 			continue
 		}
 		v := o.bind(l.config)
-		file, err := sd.CredentialPath(v.text(), l.getenv)
+		file, err := resolve(v.text())
 		if err == nil {
 			err = v.set(file)
 		}

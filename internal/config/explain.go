@@ -15,23 +15,21 @@ const jsonFlag = "--json"
 
 // Check says what is wrong with a configuration, in text or, with --json
 // among args, in JSON; and how the process should end: 0 if the daemon would
-// start with it, else ExitStatus. The arguments are those of Load.
+// start with it, else ExitStatus. The arguments are those of LoadAside.
 func Check(args, environ []string, readFile func(string) ([]byte, error)) (text string, status int) {
 	args, asJSON := cutJSON(args)
-	c, err := Load(args, environ, readFile)
+	c, err := LoadAside(args, environ, readFile)
 	verdict := struct {
 		Valid    bool     `json:"valid"`
 		File     string   `json:"file,omitempty"`
 		Faults   Faults   `json:"faults,omitempty"`
-		NotYet   []string `json:"not_yet,omitempty"`
 		Warnings []string `json:"warnings,omitempty"`
 	}{Valid: err == nil}
 	if err != nil && !errors.As(err, &verdict.Faults) {
 		return usage(), 0
 	}
 	if c != nil {
-		verdict.File, verdict.Warnings, verdict.NotYet = c.File, c.Warnings, c.NotYet()
-		verdict.Valid = len(verdict.NotYet) == 0
+		verdict.File, verdict.Warnings = c.File, c.Warnings
 	}
 	if !verdict.Valid {
 		status = ExitStatus
@@ -42,9 +40,6 @@ func Check(args, environ []string, readFile func(string) ([]byte, error)) (text 
 	var b strings.Builder
 	for _, fault := range verdict.Faults {
 		fmt.Fprintf(&b, "fault: %v\n", fault)
-	}
-	for _, reason := range verdict.NotYet {
-		fmt.Fprintf(&b, "not possible: %s\n", reason)
 	}
 	for _, warning := range verdict.Warnings {
 		fmt.Fprintf(&b, "warning: %s\n", warning)
@@ -64,7 +59,7 @@ func Check(args, environ []string, readFile func(string) ([]byte, error)) (text 
 // does: in text or in JSON. A configuration with faults is answered by Check.
 func Explain(args, environ []string, readFile func(string) ([]byte, error)) (text string, status int) {
 	plain, asJSON := cutJSON(args)
-	c, err := Load(plain, environ, readFile)
+	c, err := LoadAside(plain, environ, readFile)
 	if err != nil {
 		return Check(args, environ, readFile)
 	}
@@ -90,9 +85,8 @@ func Explain(args, environ []string, readFile func(string) ([]byte, error)) (tex
 		return toJSON(struct {
 			File     string   `json:"file,omitempty"`
 			Options  []row    `json:"options"`
-			NotYet   []string `json:"not_yet,omitempty"`
 			Warnings []string `json:"warnings,omitempty"`
-		}{c.File, rows, c.NotYet(), c.Warnings}), 0
+		}{c.File, rows, c.Warnings}), 0
 	}
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)

@@ -111,7 +111,7 @@ func TestANamedFileReplacesTheUsualOne(t *testing.T) {
 		{nil, []string{"KVD_CONFIG_FILE=/b.toml"}, "b"},
 		{[]string{"--config-file", "/a.toml"}, []string{"KVD_CONFIG_FILE=/b.toml"}, "a"},
 	} {
-		got, err := load(c.args, c.env, f.read, noHost)
+		got, err := load(c.args, c.env, f.read, noHost, false)
 		if err != nil || got.Member.Name != c.want {
 			t.Errorf("%v %v: %v, %v", c.args, c.env, got, err)
 		}
@@ -120,7 +120,7 @@ func TestANamedFileReplacesTheUsualOne(t *testing.T) {
 
 func TestAFileThatCannotBeReadIsAFault(t *testing.T) {
 	denied := func(string) ([]byte, error) { return nil, errors.New("permission denied") }
-	_, err := load(nil, nil, denied, noHost)
+	_, err := load(nil, nil, denied, noHost, false)
 	if err == nil || !strings.Contains(err.Error(), DefaultFile) || !strings.Contains(err.Error(), "permission denied") {
 		t.Errorf("%v", err)
 	}

@@ -113,7 +113,7 @@ func TestExplainShowsValueAndOrigin(t *testing.T) {
 		"max-wals":     {"7", "flag", "--max-wals"},
 		"max-learners": {"3", "environment", "KVD_MAX_LEARNERS"},
 		"max-txn-ops":  {"128", "default"},
-		"data-dir":     {"a.etcd", "derived", "from", "name"},
+		"data-dir":     {"/var/lib/kvd", "derived", "from", "kvd.service"},
 	} {
 		if !slices.Equal(rows[name], want) {
 			t.Errorf("%s: %v, want %v", name, rows[name], want)

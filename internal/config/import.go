@@ -15,11 +15,8 @@ import (
 type Imported struct {
 	Text   string // TOML, with every line explained
 	Lost   []string
-	Secret bool // nobody else should read it
-	// Faults is what "kvd config check" has against it, and Impossible what this
-	// version cannot do; both empty: it is valid.
-	Faults     Faults
-	Impossible []string
+	Secret bool   // nobody else should read it
+	Faults Faults // what "kvd config check" has against it; empty: it is valid
 }
 
 // importing gathers what a configuration of etcd sets.
@@ -232,11 +229,7 @@ func (m *Imported) check(text string) (warnings []string) {
 		}
 		return warnings
 	}
-	m.Impossible = c.NotYet()
-	for _, text := range m.Impossible {
-		warnings = append(warnings, "not possible: "+text)
-	}
-	return append(warnings, c.Warnings...)
+	return c.Warnings
 }
 
 // write writes the option with what it means and where it was set.

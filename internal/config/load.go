@@ -19,13 +19,15 @@ var (
 // without the program's name and environ as os.Environ returns it; readFile
 // is os.ReadFile or a test's. The error is Faults, ErrHelp or ErrVersion.
 func Load(args, environ []string, readFile func(string) ([]byte, error)) (*Config, error) {
-	return load(args, environ, readFile, defaultHost)
+	return load(args, environ, readFile, defaultHost, false)
 }
 
+// load is Load, or LoadAside.
 func load(
-	args, environ []string, readFile func(string) ([]byte, error), host func() (string, error),
+	args, environ []string, readFile func(string) ([]byte, error), host func() (string, error), aside bool,
 ) (*Config, error) {
 	l := newLoader(environ)
+	l.aside = aside
 	line := l.parseArgs(args)
 	if line.help {
 		return nil, ErrHelp
@@ -73,6 +75,7 @@ type loader struct {
 	places  map[string]at   // of the options set so far
 	bad     map[string]bool // options whose value is unknown because of a fault
 	blind   bool            // the file could not be read: much is unknown
+	aside   bool            // this is not the service, and is not given what it is
 	faults  Faults
 }
 

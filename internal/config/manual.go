@@ -68,10 +68,11 @@ func FilePage(w io.Writer) error {
 	p.section("DESCRIPTION", troff(`A file in TOML. The options are flat, without tables; _ may stand for -. Lists may be lists of TOML or
 strings with commas. Durations are strings such as "100ms"; where milliseconds or seconds are counted, a bare integer does, too.
 Sizes are integers of bytes or strings such as "2GiB".`))
-	p.paragraph(troff(`A path of certificates and keys may be "credential:NAME": the credential that systemd passes by LoadCredential=NAME:...
+	p.paragraph(troff(`A path of certificates and keys, those of auth-token among them, may be "credential:NAME": the credential that systemd passes by LoadCredential=NAME:...
 in the unit.`))
 	p.paragraph(troff(`All faults are reported at once, with file, line and column; kvd does not start with any. "kvd config check" does the same
-without starting, and "kvd config explain" shows the value of each option and where it comes from.`))
+without starting, and "kvd config explain" shows the value of each option and where it comes from. At a terminal they take the
+data to be where the packaged units have it, and do not look at credentials.`))
 	p.paragraph(troff(`Names, defaults and meanings are etcd's, but for options that are marked as kvd's own. An option that is marked as reloadable is
 taken over by "systemctl reload kvd"; the others need a restart.`))
 	var at section

@@ -13,7 +13,7 @@ const (
 
 // observe warns of what is allowed and still probably not meant.
 func (c *Config) observe() {
-	if c.Member.Name == "default" {
+	if c.Member.Name == "default" && c.Proxy.Mode == "off" {
 		c.warn("name is not set; members of one cluster must not share the name %q", c.Member.Name)
 	}
 	if c.Given("max-snapshots") {

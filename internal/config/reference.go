@@ -98,11 +98,13 @@ where the table says *kvd*.
 - **Flags** are read as etcd reads them: one or two dashes, ` + "`--flag value`" + ` or ` + "`--flag=value`" + `, and
   booleans only as ` + "`--flag`" + ` or ` + "`--flag=false`" + `.
 - **Variables** that are empty count as not set. ` + "`ETCD_…`" + ` variables are not read; a warning names them.
-- **Paths** of certificates and keys may be ` + "`credential:NAME`" + `: the credential that systemd passes by
-  ` + "`LoadCredential=NAME:…`" + `.
+- **Paths** of certificates and keys, those of ` + "`auth-token`" + ` among them, may be ` + "`credential:NAME`" + `: the
+  credential that systemd passes by ` + "`LoadCredential=NAME:…`" + `.
 - **Faults** are all reported at once, with file, line and column, and end the process with status 78.
   ` + "`kvd config check`" + ` reports them without starting, ` + "`kvd config explain`" + ` prints every value and where
-  it comes from; both take ` + "`--json`" + `.
+  it comes from; both take ` + "`--json`" + `. At a terminal they, and ` + "`kvd member rejoin`" + `, know what the
+  packaged units give the service alone: with ` + "`/etc/kvd/kvd.toml`" + `, data in ` + "`/var/lib/kvd`" + `; with
+  ` + "`/etc/kvd/NAME.toml`" + `, in ` + "`/var/lib/kvd/NAME`" + `; and credentials are not looked at.
 - **SIGHUP** reads the configuration again and takes over what the table marks *reloadable*.
 `)
 	var at section

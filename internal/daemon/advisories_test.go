@@ -12,6 +12,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 )
 
@@ -226,5 +227,67 @@ func TestAdvisoryShortPasswordsAreWarnedOf(t *testing.T) {
 	must(t, err)
 	if rec := d.log.wait(t, "a short password is easily guessed", 0); field(rec, "user") != "bob" {
 		t.Errorf("logged: %v", rec)
+	}
+}
+
+// CVE-2026-59818, GHSA-3wh4-j44w-pg92: with ports of its own for HTTP, that for gRPC
+// forgot the list of revoked certificates.
+func TestAdvisoryRevokedClientsWhereHTTPHasItsOwnPort(t *testing.T) {
+	ca := newAuthority(t)
+	ca.leaf(t, "here", "127.0.0.1")
+	alice, bob := ca.leaf(t, "alice", "127.0.0.1"), ca.leaf(t, "bob", "127.0.0.1")
+	ca.revoke(t, bob)
+	d := start(t, append(flags(t.TempDir()),
+		"--listen-client-urls=https://127.0.0.1:0", "--listen-client-http-urls=https://127.0.0.1:0",
+		"--cert-file="+ca.path("here.crt"), "--key-file="+ca.path("here.key"),
+		"--trusted-ca-file="+ca.path("ca.crt"), "--client-crl-file="+ca.path("revoked.crl"))...)
+	web := field(d.log.wait(t, "serving client traffic securely", 1), "address")
+	for name, c := range map[string]struct {
+		show tls.Certificate
+		in   bool
+	}{"alice": {alice, true}, "bob": {bob, false}} {
+		config := &tls.Config{RootCAs: ca.pool, Certificates: []tls.Certificate{c.show}}
+		conn, err := grpc.NewClient(d.client(t), grpc.WithTransportCredentials(credentials.NewTLS(config)))
+		must(t, err)
+		t.Cleanup(func() { conn.Close() })
+		_, err = pb.NewKVClient(conn).Put(t.Context(), &pb.PutRequest{Key: []byte("k")}) // it does not wait
+		if (err == nil) != c.in {
+			t.Errorf("%s, by gRPC: %v", name, err)
+		}
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+web+"/version", nil)
+		must(t, err)
+		answer, err := ca.web(c.show).Do(r)
+		if err == nil {
+			answer.Body.Close()
+		}
+		if (err == nil) != c.in {
+			t.Errorf("%s, by HTTP: %v", name, err)
+		}
+	}
+}
+
+// GHSA-vjg6-93fv-qv64: the log did not say whom it had denied what, if they were
+// known by a certificate.
+func TestAdvisoryDeniedCertificatesAreNamed(t *testing.T) {
+	ca := newAuthority(t)
+	ca.leaf(t, "here", "127.0.0.1")
+	d := start(t, append(flags(t.TempDir()), "--bcrypt-cost=4", "--audit-log=writes",
+		"--listen-client-urls=https://127.0.0.1:0", "--cert-file="+ca.path("here.crt"), "--key-file="+ca.path("here.key"),
+		"--client-cert-auth", "--trusted-ca-file="+ca.path("ca.crt"))...)
+	usersOf(t, ca.dialAs(t, "root", d.client(t)))
+	for _, name := range []string{"ann", "ghost"} {
+		_, err := pb.NewKVClient(ca.dialAs(t, name, d.client(t))).Range(t.Context(), &pb.RangeRequest{Key: []byte("secret")})
+		says(t, name, err, codes.PermissionDenied, denied)
+	}
+	said := map[string]string{}
+	for n := 0; len(said) < 2; n++ {
+		if rec := d.log.wait(t, "audit", n); field(rec, "code") == codes.PermissionDenied.String() {
+			said[field(rec, "user")] = field(rec, "span")
+		}
+	}
+	for _, name := range []string{"ann", "ghost"} {
+		if said[name] != `"secret"` {
+			t.Errorf("%s was denied %q", name, said[name])
+		}
 	}
 }

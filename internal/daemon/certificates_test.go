@@ -104,20 +104,26 @@ func TestOwnCertificateStillAsksForTheClients(t *testing.T) {
 	}
 }
 
-func TestRevokedClientsAndPeersAreRefused(t *testing.T) {
-	ca := newAuthority(t)
-	ca.leaf(t, "here", "127.0.0.1")
-	alice, bob := ca.leaf(t, "alice", "127.0.0.1"), ca.leaf(t, "bob", "127.0.0.1")
-	parsed, err := x509.ParseCertificate(bob.Certificate[0])
+// revoke writes the list revoked.crl, with one certificate in it.
+func (a *authority) revoke(t *testing.T, of tls.Certificate) {
+	t.Helper()
+	parsed, err := x509.ParseCertificate(of.Certificate[0])
 	must(t, err)
-	issuer := *ca.cert
+	issuer := *a.cert
 	issuer.KeyUsage |= x509.KeyUsageCRLSign
 	list, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
 		Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour),
 		RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: parsed.SerialNumber, RevocationTime: time.Now()}},
-	}, &issuer, ca.key)
+	}, &issuer, a.key)
 	must(t, err)
-	must(t, os.WriteFile(ca.path("revoked.crl"), list, 0o600))
+	must(t, os.WriteFile(a.path("revoked.crl"), list, 0o600))
+}
+
+func TestRevokedClientsAndPeersAreRefused(t *testing.T) {
+	ca := newAuthority(t)
+	ca.leaf(t, "here", "127.0.0.1")
+	alice, bob := ca.leaf(t, "alice", "127.0.0.1"), ca.leaf(t, "bob", "127.0.0.1")
+	ca.revoke(t, bob)
 	d := start(t, append(flags(t.TempDir()),
 		"--listen-client-urls=https://127.0.0.1:0", "--cert-file="+ca.path("here.crt"), "--key-file="+ca.path("here.key"),
 		"--trusted-ca-file="+ca.path("ca.crt"), "--client-crl-file="+ca.path("revoked.crl"),

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -183,24 +182,11 @@ func Run(ctx context.Context, in Inputs) error {
 
 // begin is the start up to the ports, from which on there is something to undo.
 func (m *running) begin(ctx context.Context) error {
-	if err := possible(m.config); err != nil {
-		return err
-	}
 	if err := m.newCredentials(); err != nil {
 		return err
 	}
 	m.progress("opening the ports")
 	return m.listen(ctx)
-}
-
-// possible refuses options that this version cannot honour: ignoring them would
-// be worse.
-func possible(c *config.Config) error {
-	missing := c.NotYet()
-	if len(missing) == 0 {
-		return nil
-	}
-	return &ConfigError{fmt.Errorf("options that this version of kvd cannot honour yet: %s", strings.Join(missing, "; "))}
 }
 
 // retreat ends a start that did not come to a member. One that was told to stop

@@ -116,6 +116,26 @@ func (m *running) finder(client *http.Client) (proxy.Finder, error) {
 	if err := peers.Load(); err != nil {
 		return nil, &ConfigError{err}
 	}
+	srv := bootstrap.SRV{Domain: c.Discovery.SRVDomain, Suffix: c.Discovery.SRVName}
+	switch {
+	case len(c.Discovery.Endpoints) > 0:
+		peers.Source = func(ctx context.Context) ([]string, error) {
+			return discovery(c.Discovery).Observe(ctx, m.log, m.progress)
+		}
+	case srv.Domain != "":
+		peers.Source = func(ctx context.Context) ([]string, error) { return srv.PeerURLs(ctx, nil) }
+		return proxy.Func(func(ctx context.Context) ([]string, error) {
+			urls, err := peers.Find(ctx)
+			if err == nil {
+				return urls, nil
+			}
+			urls, problem := srv.ClientURLs(ctx, nil) // some domains tell only these
+			if problem != nil {
+				return nil, errors.Join(err, problem)
+			}
+			return urls, nil
+		}), nil
+	}
 	return peers, nil
 }
 

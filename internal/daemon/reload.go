@@ -22,9 +22,6 @@ func (m *running) reload(ctx context.Context, again Reread) (told string) {
 			m.log.Warn("could not tell the service manager that the reload is over", "error", err)
 		}
 	}()
-	if again.Err == nil {
-		again.Err = possible(again.Config)
-	}
 	if again.Err != nil {
 		m.log.LogAttrs(ctx, slog.LevelError, "the configuration was not reloaded, the old one stays in force",
 			message(messageRefused), slog.Any("error", again.Err))

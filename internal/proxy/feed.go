@@ -16,9 +16,8 @@ import (
 
 const (
 	watchMethod = "/etcdserverpb.Watch/Watch"
-	// progressRetry is when a member is asked again for its progress: it does not
-	// answer while a watch lags.
-	progressRetry = time.Second
+	// progressPatience is at most how long a member's progress is waited for.
+	progressPatience = time.Second
 	// A feed that has lost its member looks for another at these intervals.
 	feedBackoff, maxFeedBackoff = 50 * time.Millisecond, 2 * time.Second
 )
@@ -79,94 +78,26 @@ type feed struct {
 	topic  topic
 	cancel context.CancelFunc
 
-	start    int64 // revision that was asked for; 0: from now on
-	next     int64 // events below have been delivered; 0: no member has answered yet
-	header   []byte
+	start    int64             // revision that was asked for; 0: from now on
+	next     int64             // events below have been delivered; 0: no member has answered yet
+	header   []byte            // the newest
+	revision int64             // and that in it
 	watchers map[*watcher]bool // false: not told yet that it is created
 
-	wake    chan struct{}     // to ask for progress; one signal
-	asked   []func(n *notice) // wait for the answer that is on its way
+	wake    chan struct{}     // there is something to ask; one signal
+	asked   []func(n *notice) // wait for the progress that is asked for
 	asking  []func(n *notice) // wait for the next
-	pieces  []*notice         // of a fragmented response that is not whole yet
 	sending bool              // progress is asked for and not answered
+	pieces  []*notice         // of a fragmented response that is not whole yet
+	opened  bool              // the member has created the watch
+	joining joining
 }
 
-// attach gives a watcher a feed: one that has not delivered yet what the watcher
-// wants, else a new one. From is the first revision wanted, 0: from now on.
-func (ws *watches) attach(w *watcher, from int64) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	if ws.closed {
-		return
-	}
-	for _, f := range ws.feeds[w.topic] {
-		if f.admit(w, from) {
-			return
-		}
-	}
-	ctx, cancel := context.WithCancel(w.topic.who.context(context.Background()))
-	f := &feed{set: ws, topic: w.topic, cancel: cancel, start: from, watchers: map[*watcher]bool{w: w.told}, wake: make(chan struct{}, 1)}
-	w.feed, w.next = f, from
-	ws.feeds[w.topic] = append(ws.feeds[w.topic], f)
-	ws.count()
-	ws.proxy.work.Go(func() { f.run(ctx) })
-}
-
-// admit takes a watcher in, if nothing that it wants has gone by.
-func (f *feed) admit(w *watcher, from int64) bool {
-	switch {
-	case f.next == 0:
-		if f.start != from {
-			return false
-		}
-		f.watchers[w] = w.told
-	case from == 0:
-		// What "now" is, the member has to say: the feed may be of a quiet key.
-		f.watchers[w] = w.told
-		w.feed, w.next = f, 1<<63-1
-		f.askLocked(func(n *notice) {
-			if w.feed == f {
-				w.next = n.revision + 1
-				f.tell(w, n.header)
-			}
-		})
-		return true
-	case from < f.next:
-		return false
-	default:
-		f.watchers[w] = w.told
-		if !w.told {
-			f.tell(w, f.header)
-		}
-	}
-	w.feed, w.next = f, from
-	return true
-}
-
-// tell says to a watcher that it is created.
-func (f *feed) tell(w *watcher, header []byte) {
-	f.watchers[w], w.told = true, true
-	w.stream.push(response(header, w.id, flag(responseCreated)))
-}
-
-// detach takes a watcher out. A feed without watchers ends.
-func (ws *watches) detach(w *watcher) (header []byte) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	return ws.detachLocked(w)
-}
-
-func (ws *watches) detachLocked(w *watcher) (header []byte) {
-	f := w.feed
-	if f == nil {
-		return nil
-	}
-	delete(f.watchers, w)
-	w.feed = nil
-	if len(f.watchers) == 0 {
+// restLocked ends a feed that nobody needs.
+func (f *feed) restLocked() {
+	if len(f.watchers) == 0 && len(f.asked)+len(f.asking) == 0 {
 		f.endLocked()
 	}
-	return f.header
 }
 
 func (f *feed) endLocked() {
@@ -203,6 +134,10 @@ func (ws *watches) close() {
 // now, and after everything that came before.
 func (f *feed) askLocked(done func(*notice)) {
 	f.asking = append(f.asking, done)
+	f.signal()
+}
+
+func (f *feed) signal() {
 	select {
 	case f.wake <- struct{}{}:
 	default:
@@ -277,8 +212,8 @@ func (f *feed) follow(ctx context.Context) (heard bool, err error) {
 	broken := make(chan error, 1)
 	go func() { broken <- f.receive(ctx, out, responses) }()
 	defer func() { cancel(); <-broken }()
-	retry := time.NewTicker(progressRetry)
-	defer retry.Stop()
+	patience := time.NewTicker(progressPatience)
+	defer patience.Stop()
 	for {
 		select {
 		case n := <-responses:
@@ -287,7 +222,7 @@ func (f *feed) follow(ctx context.Context) (heard bool, err error) {
 				return heard, nil
 			}
 		case <-f.wake:
-		case <-retry.C:
+		case <-patience.C:
 			f.unanswered()
 		case err := <-broken:
 			broken <- err
@@ -298,8 +233,7 @@ func (f *feed) follow(ctx context.Context) (heard bool, err error) {
 		case <-ctx.Done():
 			return heard, ctx.Err()
 		}
-		if f.wanted() {
-			request := &pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}}
+		for _, request := range f.requests() {
 			if err := out.SendMsg(request); err != nil && !errors.Is(err, io.EOF) {
 				return heard, err
 			}
@@ -335,14 +269,11 @@ func (f *feed) receive(ctx context.Context, out grpc.ClientStream, to chan<- *no
 func (f *feed) request() *pb.WatchRequest {
 	f.set.mu.Lock()
 	defer f.set.mu.Unlock()
-	f.pieces = nil
+	f.pieces, f.opened = nil, false
 	f.asking, f.asked, f.sending = append(f.asked, f.asking...), nil, false
-	r := &pb.WatchCreateRequest{
-		Key: []byte(f.topic.key), StartRevision: f.start, PrevKv: f.topic.prevKV, ProgressNotify: true, Fragment: f.topic.fragment,
-	}
-	if f.topic.end != "" {
-		r.RangeEnd = []byte(f.topic.end)
-	}
+	f.joining.again()
+	r := f.topic.request()
+	r.StartRevision, r.PrevKv, r.ProgressNotify, r.Fragment = f.start, f.topic.prevKV, true, f.topic.fragment
 	if f.next != 0 {
 		r.StartRevision = f.next
 	}
@@ -355,36 +286,57 @@ func (f *feed) request() *pb.WatchRequest {
 	return &pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: r}}
 }
 
-// wanted reports whether progress has to be asked for now.
-func (f *feed) wanted() bool {
-	f.set.mu.Lock()
-	defer f.set.mu.Unlock()
-	if f.sending || len(f.asking) == 0 || f.next == 0 {
-		return false
+// request is a watch of the topic's keys from now on.
+func (t topic) request() *pb.WatchCreateRequest {
+	r := &pb.WatchCreateRequest{Key: []byte(t.key)}
+	if t.end != "" {
+		r.RangeEnd = []byte(t.end)
 	}
-	f.asked, f.asking, f.sending = f.asking, nil, true
-	return true
+	return r
 }
 
-// unanswered lets progress be asked for again.
+// requests are what has to be asked now.
+func (f *feed) requests() (all []*pb.WatchRequest) {
+	f.set.mu.Lock()
+	defer f.set.mu.Unlock()
+	if !f.opened {
+		return nil
+	}
+	if !f.sending && len(f.asking) > 0 {
+		f.asked, f.asking, f.sending = f.asking, nil, true
+		all = append(all, &pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}})
+	}
+	if f.joining.wanted() {
+		all = append(all, f.topic.probe()...)
+	}
+	return all
+}
+
+// unanswered gives the question for progress up: a member does not answer while
+// a watch lags, and neither do we.
 func (f *feed) unanswered() {
 	f.set.mu.Lock()
 	defer f.set.mu.Unlock()
-	if f.sending {
-		f.asking, f.asked, f.sending = append(f.asked, f.asking...), nil, false
-	}
+	f.asked, f.sending = nil, false
+	f.restLocked()
 }
 
 // take passes a response on. It reports whether the feed is over.
 func (f *feed) take(n *notice) (over bool) {
 	f.set.mu.Lock()
 	defer f.set.mu.Unlock()
-	f.header = n.header
-	switch {
-	case n.canceled:
+	if f.opened && (n.created || n.id == probeID) {
+		f.probed(n)
+		return false
+	}
+	if n.canceled {
 		f.cancelled(n)
 		return true
+	}
+	f.header, f.revision = n.header, max(f.revision, n.revision)
+	switch {
 	case n.created:
+		f.opened = true
 		f.created(n)
 	case n.events > 0 || n.fragment:
 		f.pieces = append(f.pieces, n)
@@ -409,15 +361,15 @@ func (f *feed) take(n *notice) (over bool) {
 // cancelled tells all watchers what the member said, and ends.
 func (f *feed) cancelled(n *notice) {
 	for w, told := range f.watchers {
-		id, tail := w.id, n.tail
-		if n.created && !told {
-			id = -1 // nothing was created
-		} else if n.created {
-			tail = n.without(responseCreated)
+		if !told {
+			f.refuse(w, n)
+			continue
 		}
-		w.feed = nil
-		w.stream.forget(w)
-		w.stream.push(response(n.header, id, tail))
+		w.feed, w.header = nil, f.header
+		if n.compact == 0 {
+			w.stream.forget(w)
+		} // else its ID is taken until the client gives it up, as at a member
+		w.stream.push(response(n.header, w.id, n.without(responseCreated)))
 	}
 	f.watchers = nil
 	f.endLocked()
@@ -437,6 +389,7 @@ func (f *feed) created(n *notice) {
 			f.tell(w, n.header)
 		}
 	}
+	f.restLocked()
 }
 
 // progressed notes that everything up to the response's revision has come.
@@ -449,11 +402,9 @@ func (f *feed) answer(n *notice) {
 		done(n)
 	}
 	if len(f.asking) > 0 {
-		select {
-		case f.wake <- struct{}{}:
-		default:
-		}
+		f.signal()
 	}
+	f.restLocked()
 }
 
 // deliver passes the events of a whole response to all watchers.
@@ -462,8 +413,14 @@ func (f *feed) deliver() {
 	f.pieces = nil
 	last := pieces[len(pieces)-1].last
 	told := 0
+	var missed []*watcher
 	for w := range f.watchers { // those that lag leave
 		if w.next > last {
+			continue
+		}
+		if !w.told { // whether it may have them is not known yet
+			delete(f.watchers, w)
+			missed = append(missed, w)
 			continue
 		}
 		for i, n := range pieces {
@@ -479,6 +436,9 @@ func (f *feed) deliver() {
 	}
 	f.set.proxy.parts.Metrics.events.Add(float64(told))
 	f.next = max(f.next, last+1)
+	for _, w := range missed {
+		f.set.attachLocked(w, w.next)
+	}
 }
 
 // mergeLocked moves the watchers to another feed of the topic that has not gone
@@ -489,7 +449,7 @@ func (f *feed) mergeLocked() {
 		return
 	}
 	for _, other := range all {
-		if other == f || other.next == 0 || other.next > f.next || len(f.pieces)+len(f.asked)+len(f.asking) > 0 {
+		if other == f || other.next == 0 || other.next > f.next || len(f.pieces)+len(f.asked)+len(f.asking) > 0 || f.joining.any() {
 			continue
 		}
 		for w, told := range f.watchers {

@@ -48,7 +48,10 @@ type Peers struct {
 	Client     *http.Client
 	Configured []string // peer URLs, asked in any case
 	StateFile  string   // "": nothing is kept
-	Log        *slog.Logger
+	// Source looks peer URLs up where that takes longer, in DNS for one, if none
+	// of those known answers; nil: nowhere. It returns when ctx ends.
+	Source func(ctx context.Context) ([]string, error)
+	Log    *slog.Logger
 
 	learned []string // peer URLs that members told
 }
@@ -83,11 +86,29 @@ func (p *Peers) Find(ctx context.Context) ([]string, error) {
 			known = append(known, u)
 		}
 	}
-	if len(known) == 0 {
+	clients, problem := p.askAll(ctx, known)
+	if problem == nil || p.Source == nil || ctx.Err() != nil {
+		return clients, problem
+	}
+	told, err := p.Source(ctx)
+	if err != nil {
+		return nil, errors.Join(problem, err)
+	}
+	told = slices.DeleteFunc(told, func(u string) bool { return slices.Contains(known, u) })
+	clients, err = p.askAll(ctx, told)
+	if err != nil {
+		return nil, errors.Join(problem, err)
+	}
+	return clients, nil
+}
+
+// askAll asks one peer URL after another until one answers who the members are.
+func (p *Peers) askAll(ctx context.Context, urls []string) ([]string, error) {
+	if len(urls) == 0 {
 		return nil, errors.New("find the members: no peer URL is known")
 	}
 	var problems []error
-	for _, u := range known {
+	for _, u := range urls {
 		members, err := p.ask(ctx, u)
 		if err != nil {
 			problems = append(problems, err)

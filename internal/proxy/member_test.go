@@ -137,6 +137,14 @@ func (f *fake) Watch(s pb.Watch_WatchServer) error {
 		case r := <-requests:
 			_, newest, changed = f.history.from(1 << 40)
 			switch {
+			case r.GetCreateRequest().GetWatchId() != 0: // a probe
+				if err := send(&pb.WatchResponse{Created: true, WatchId: r.GetCreateRequest().WatchId}); err != nil {
+					return err
+				}
+			case r.GetCancelRequest() != nil:
+				if err := send(&pb.WatchResponse{Canceled: true, WatchId: r.GetCancelRequest().WatchId}); err != nil {
+					return err
+				}
 			case r.GetCreateRequest() != nil:
 				f.mu.Lock()
 				f.watches++

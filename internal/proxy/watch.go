@@ -4,23 +4,30 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // watcher is one watch of a client. watches.mu guards it.
 type watcher struct {
 	stream   *watchStream
 	topic    topic
+	wanted   int64 // the ID that the client chose; 0: none
 	id       int64
 	progress bool  // wants progress notifications
 	feed     *feed // nil: it lags, or is over
 	next     int64 // events below it has, or does not want
 	told     bool  // that it is created
+	from     int64 // the first revision that the client wants; 0: from now on
+	header   []byte
+	said     func(header []byte) // instead of a client: it wants a header of now and no more; nil: a client's
+	answered chan struct{}       // closed when the client has been told what came of it
 }
 
 // offer gives a watcher the events of a response that it wants. False: there is
@@ -186,6 +193,7 @@ func (s *watchStream) forget(w *watcher) {
 		delete(s.watchers, w.id)
 		s.proxy.parts.Metrics.watchers.Dec()
 	}
+	s.lagging = slices.DeleteFunc(s.lagging, func(other *watcher) bool { return other == w })
 }
 
 // fail ends the stream; the first error is the caller's.
@@ -194,7 +202,9 @@ func (s *watchStream) fail(err error) {
 	s.signal()
 }
 
-// read takes the client's requests until there are no more.
+// read takes the client's requests until there are no more. It answers one
+// before it takes the next, as a member does: clients tell by the order which
+// watch was created.
 func (s *watchStream) read() error {
 	for {
 		var r pb.WatchRequest
@@ -217,27 +227,29 @@ func (s *watchStream) read() error {
 
 func (s *watchStream) create(r *pb.WatchCreateRequest) {
 	w := &watcher{
-		stream: s, progress: r.ProgressNotify,
+		stream: s, wanted: r.WatchId, from: r.StartRevision, progress: r.ProgressNotify, answered: make(chan struct{}),
 		topic: topic{who: s.who, key: string(r.Key), end: string(r.RangeEnd), prevKV: r.PrevKv, fragment: r.Fragment},
 	}
 	for _, f := range r.Filters {
 		w.topic.noPut = w.topic.noPut || f == pb.WatchCreateRequest_NOPUT
 		w.topic.noDel = w.topic.noDel || f == pb.WatchCreateRequest_NODELETE
 	}
-	if !s.number(w, r.WatchId) {
-		s.push(refusal(-1, "mvcc: duplicate watch ID provided on the WatchStream"))
-		return
-	}
 	s.proxy.watches.attach(w, r.StartRevision)
+	select {
+	case <-w.answered:
+	case <-s.in.Context().Done():
+		s.proxy.watches.detach(w)
+	}
 }
 
 // number gives a watcher its ID: the one that the client wants, or the next.
-func (s *watchStream) number(w *watcher, wanted int64) bool {
+func (s *watchStream) number(w *watcher) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.watchers == nil {
 		return false
 	}
+	wanted := w.wanted
 	if wanted != 0 {
 		if s.watchers[wanted] != nil {
 			return false
@@ -262,29 +274,30 @@ func (s *watchStream) cancel(id int64) {
 	if w == nil {
 		return
 	}
-	header := s.proxy.watches.detach(w)
 	s.forget(w)
-	s.mu.Lock()
-	for i, l := range s.lagging {
-		if l == w {
-			s.lagging = append(s.lagging[:i:i], s.lagging[i+1:]...)
-			break
-		}
+	said := make(chan struct{})
+	s.proxy.watches.part(w, func(header []byte) {
+		s.push(response(header, id, flag(responseCanceled)))
+		close(said)
+	})
+	select {
+	case <-said: // the ID is free for what the client asks next
+	case <-s.in.Context().Done():
 	}
-	s.mu.Unlock()
-	s.push(response(header, id, flag(responseCanceled)))
 }
 
 // progress answers once every watch of the stream has told how far it is, with
-// the least of them. While one lags there is no answer, as at a member.
+// the least of them. While one lags, or waits for its first revision, there is no
+// answer, as at a member.
 func (s *watchStream) progress() {
 	ws := s.proxy.watches
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	s.mu.Lock()
 	feeds := map[*feed]bool{}
-	lagging := len(s.lagging) > 0
+	lagging, from := len(s.lagging) > 0, int64(0)
 	for _, w := range s.watchers {
+		from = max(from, w.from)
 		lagging = lagging || w.feed == nil
 		if w.feed != nil {
 			feeds[w.feed] = true
@@ -301,19 +314,16 @@ func (s *watchStream) progress() {
 			if least == nil || n.revision < least.revision {
 				least = n
 			}
-			if left--; left == 0 {
+			if left--; left == 0 && from <= least.revision {
 				s.push(response(least.header, -1, nil))
 			}
 		})
 	}
 }
 
-// refusal is a response to a watch that is not created.
-func refusal(id int64, reason string) mem.BufferSlice {
-	m := &pb.WatchResponse{Header: &pb.ResponseHeader{}, WatchId: id, Created: true, Canceled: true, CancelReason: reason}
-	data, err := codec{}.Marshal(m)
-	if err != nil {
-		return mem.BufferSlice{}
-	}
-	return data
+// refusal is the tail of a response to a watch that is not created.
+func refusal(reason string) []byte {
+	tail := flag(responseCreated, responseCanceled)
+	tail = protowire.AppendTag(tail, responseReason, protowire.BytesType)
+	return protowire.AppendString(tail, reason)
 }

@@ -15,6 +15,7 @@ const (
 	responseCreated  protowire.Number = 3
 	responseCanceled protowire.Number = 4
 	responseCompact  protowire.Number = 5
+	responseReason   protowire.Number = 6
 	responseFragment protowire.Number = 7
 	responseEvents   protowire.Number = 11
 	eventKV          protowire.Number = 2

@@ -28,6 +28,7 @@ type metrics struct {
 	agreed  *prometheus.GaugeVec
 	corrupt prometheus.Gauge
 
+	fill     prometheus.Gauge
 	disarmed prometheus.Counter
 	tidies   *prometheus.CounterVec
 	tidy     prometheus.Gauge
@@ -45,6 +46,9 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Name: "kvd_corrupt", Help: "Whether this member is alarmed as corrupt, by itself or with the whole cluster.",
 		}),
 	}
+	m.fill = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "kvd_quota_level", Help: "0: the database is far from its quota. 1: it is past 80 % of it. 2: it is full, and the NOSPACE alarm of this member is raised.",
+	})
 	m.disarmed = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "kvd_nospace_disarmed_total", Help: "NOSPACE alarms of this member that it has lowered because there was space again.",
 	})
@@ -63,7 +67,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		}
 	}
 	if registry != nil {
-		registry.MustRegister(m.checks, m.agreed, m.corrupt, m.disarmed, m.tidies, m.tidy)
+		registry.MustRegister(m.checks, m.agreed, m.corrupt, m.fill, m.disarmed, m.tidies, m.tidy)
 	}
 	return m
 }

@@ -78,6 +78,7 @@ func (u *Upkeep) lookAtSpace(ctx context.Context, now time.Time) {
 	r.raised = raised
 	if fill := u.filled(r.fill, used, raised); fill != r.fill {
 		r.fill = fill
+		u.metrics.fill.Set(float64(fill))
 		u.parts.Filled(fill, used)
 	}
 	if u.o.ManualDisarm {

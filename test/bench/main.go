@@ -118,6 +118,9 @@ func measure(ctx context.Context, o options, log io.Writer) (*results, error) {
 	if err == nil {
 		err = c.proxyRounds(ctx)
 	}
+	if err == nil && o.wants(defragName) {
+		err = c.defrags(ctx)
+	}
 	if err == nil && o.wants(restartName) {
 		err = c.restarts(ctx)
 	}
@@ -170,6 +173,10 @@ func (m *measurement) summary() string {
 	}
 	if wall, ok := m.Metrics[caughtUp]; ok {
 		return fmt.Sprintf("caught up in %s, puts p99 %s", figure("_s", wall), figure("_us", m.Metrics[latencyTail]))
+	}
+	if ratio, ok := m.Metrics[tailOfIdle]; ok {
+		return fmt.Sprintf("puts p99 %s idle, %s meanwhile (%.2f), defragmented in %s",
+			figure("_us", m.Metrics[idleTail]), figure("_us", m.Metrics[latencyTail]), ratio, figure("_s", m.Metrics[defragWall]))
 	}
 	own, ok := m.Metrics[generatorCPU]
 	if !ok {

@@ -24,6 +24,7 @@ type options struct {
 	settle    time.Duration
 	kills     int
 	learnerMB int
+	defragMB  int
 	quick     bool
 	dir       string
 	out       string
@@ -47,7 +48,8 @@ func parseOptions(args []string, output io.Writer) (options, error) {
 	f.DurationVar(&o.settle, "settle", 8*time.Second, "time before the memory is read")
 	f.IntVar(&o.kills, "kills", 5, "of the leader of three, in each round")
 	f.IntVar(&o.learnerMB, "learner-mb", 1024, "`MiB` of values that a new learner catches up")
-	f.BoolVar(&o.quick, "quick", false, "two rounds of 1.5s, 200000 keys, 3s to settle, 3 kills, 128 MiB, where no option says otherwise")
+	f.IntVar(&o.defragMB, "defrag-mb", 1024, "`MiB` of values that are defragmented")
+	f.BoolVar(&o.quick, "quick", false, "two rounds of 1.5s, 200000 keys, 3s to settle, 3 kills, 128 MiB for the learner and the defragmentation, where no option says otherwise")
 	f.StringVar(&o.dir, "dir", "", "where to make the `directory` for the data, and later remove it (default /var/tmp)")
 	f.StringVar(&o.out, "out", "results.json", "`file` for the raw results")
 	f.StringVar(&o.markdown, "markdown", "", "`file` in which to replace the table, between the markers")
@@ -84,6 +86,9 @@ func (o *options) hurry(given map[string]bool) {
 	if !given["learner-mb"] {
 		o.learnerMB = 128
 	}
+	if !given["defrag-mb"] {
+		o.defragMB = 128
+	}
 }
 
 func (o *options) check(rest []string) error {
@@ -99,6 +104,9 @@ func (o *options) check(rest []string) error {
 	}
 	if o.kills < 1 || o.learnerMB < 1 || o.learnerMB > 4096 {
 		faults = append(faults, errors.New("at least: -kills 1, -learner-mb 1; at most -learner-mb 4096"))
+	}
+	if o.defragMB < 1 || o.defragMB > 4096 {
+		faults = append(faults, errors.New("at least -defrag-mb 1, at most -defrag-mb 4096"))
 	}
 	for _, name := range o.names() {
 		if !slices.Contains(workloadNames(), name) {
@@ -120,8 +128,8 @@ func (o *options) wants(name string) bool {
 
 // String tells what shapes the figures.
 func (o *options) String() string {
-	s := fmt.Sprintf("%d rounds of %v, %d keys for the restart, %v to settle, %d kills, %d MiB for the learner",
-		o.rounds, o.duration, o.fillKeys, o.settle, o.kills, o.learnerMB)
+	s := fmt.Sprintf("%d rounds of %v, %d keys for the restart, %v to settle, %d kills, %d MiB for the learner, %d MiB defragmented",
+		o.rounds, o.duration, o.fillKeys, o.settle, o.kills, o.learnerMB, o.defragMB)
 	if o.profile != "" {
 		s += ", profiled"
 	}
@@ -139,5 +147,5 @@ func workloadNames() []string {
 	for _, w := range proxyWorkloads() {
 		names = append(names, w.name)
 	}
-	return append(names, restartName)
+	return append(names, defragName, restartName)
 }

@@ -12,7 +12,7 @@ func TestQuickYieldsToWhatIsGiven(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.rounds != 5 || o.duration != 1500*time.Millisecond || o.fillKeys != 200_000 || o.kills != 3 || o.learnerMB != 128 {
+	if o.rounds != 5 || o.duration != 1500*time.Millisecond || o.fillKeys != 200_000 || o.kills != 3 || o.learnerMB != 128 || o.defragMB != 128 {
 		t.Errorf("options are %+v", o)
 	}
 }

@@ -71,15 +71,19 @@ type line struct {
 type goal struct {
 	ratio float64
 	more  bool // the ratio is to be at least so much, else at most
+	own   bool // it is kvd's figure that is to be so much, whatever etcd's is
 }
 
 func atMost(ratio float64) goal  { return goal{ratio: ratio} }
+func ownAtMost(v float64) goal   { return goal{ratio: v, own: true} }
 func atLeast(ratio float64) goal { return goal{ratio: ratio, more: true} }
 
 func (g goal) String() string {
 	switch {
 	case g.ratio == 0:
 		return "–"
+	case g.own:
+		return fmt.Sprintf("kvd's ≤ %.2f", g.ratio)
 	case g.more:
 		return fmt.Sprintf("≥ %.2f", g.ratio)
 	default:
@@ -131,6 +135,7 @@ func lines() []line {
 		{"", "events", "watchflood", opsPerSecond, none},
 		{"Put with authentication on, 64 callers", "server CPU per op", "authput", cpuPerOp, none},
 		{"", "throughput", "authput", opsPerSecond, none},
+		{"", "CPU per op, over that with authentication off", "authput", cpuOfOff, ownAtMost(1.1)},
 		{"Authenticate, 64 callers", "throughput", "login", opsPerSecond, atLeast(3)},
 		{"", "server CPU per op", "login", cpuPerOp, none},
 		{"JSON gateway: Put 256 B, 64 callers", "server CPU per op", "gateway", cpuPerOp, atMost(0.7)},
@@ -176,6 +181,12 @@ func lines() []line {
 		{"", "latency p50", "proxywatch", latencyMedian, none},
 		{"", "latency p99", "proxywatch", latencyTail, none},
 		{"", "VmRSS of the proxy", "proxywatch", residentAfter, none},
+		{"Defragmentation of 1 GiB, 320 puts/s", "p99 of puts meanwhile, over that of an idle store", defragName, tailOfIdle, ownAtMost(2)},
+		{"", "latency p99 of puts, idle", defragName, idleTail, none},
+		{"", "latency p99 of puts meanwhile", defragName, latencyTail, none},
+		{"", "latency p50 of puts meanwhile", defragName, latencyMedian, none},
+		{"", "wall", defragName, defragWall, none},
+		{"", "CPU until it is done, puts included", defragName, "defrag_cpu_s", none},
 		{"Restart with many keys × 256 B", "wall until the first Get", "restart", "start_wall_s", atMost(0.5)},
 		{"", "CPU until the first Get", "restart", "start_cpu_s", none},
 		{"Resident memory after the fill", "VmRSS", "fill", residentAfter, atMost(0.7)},
@@ -207,6 +218,10 @@ func (r *results) table() [][]string {
 			continue
 		}
 		ratio := median(kvd) / median(etcd)
+		judged := ratio
+		if l.goal.own {
+			judged = median(kvd)
+		}
 		spread := "–"
 		if low, high := pairwise(kvd, etcd); !math.IsNaN(low) {
 			spread = fmt.Sprintf("%.2f – %.2f", low, high)
@@ -215,7 +230,7 @@ func (r *results) table() [][]string {
 			work, l.figure,
 			figure(l.metric, median(etcd)), figure(l.metric, median(kvd)),
 			figure("", ratio), spread,
-			l.goal.String(), l.goal.reached(ratio),
+			l.goal.String(), l.goal.reached(judged),
 			figure(l.metric, median(floor)),
 		})
 		work = "" // a work's name stands on its first line only

@@ -22,6 +22,8 @@ func TestGoalIsReachedAtItsValue(t *testing.T) {
 		{atLeast(1.5), 1.4, "NO"},
 		{atLeast(1.5), math.NaN(), "–"},
 		{goal{}, 0.1, "–"},
+		{ownAtMost(2), 1.9, "yes"},
+		{ownAtMost(2), 2.1, "NO"},
 	} {
 		if got := c.goal.reached(c.ratio); got != c.want {
 			t.Errorf("%v at %v: %q, want %q", c.goal, c.ratio, got, c.want)
@@ -58,6 +60,20 @@ func TestTableShowsTheRatioOfMedians(t *testing.T) {
 	want := []string{"Put 256 B, 64 callers, 8 connections", "server CPU per op", "75.0 µs", "25.0 µs", "0.33", "0.28 – 0.42", "≤ 0.45", "yes", "–"}
 	if !slices.Equal(table[0], want) {
 		t.Errorf("got  %q\nwant %q", table[0], want)
+	}
+}
+
+func TestAGoalOfItsOwnIsJudgedByKvdsFigure(t *testing.T) {
+	r := &results{}
+	for subject, v := range map[string]float64{etcdName: 900, kvdName: 1.5} {
+		r.Measurements = append(r.Measurements, measurement{Workload: defragName, Subject: subject, Round: 1, Metrics: metrics{tailOfIdle: v}})
+	}
+	table := r.table()
+	if len(table) != 1 {
+		t.Fatalf("%d lines: %v", len(table), table)
+	}
+	if got := table[0][6:8]; !slices.Equal(got, []string{"kvd's ≤ 2.00", "yes"}) {
+		t.Errorf("got %q", got)
 	}
 }
 

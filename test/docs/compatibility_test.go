@@ -1,36 +1,57 @@
 package docs
 
 import (
+	"os"
+	"path/filepath"
 	"regexp"
-	"slices"
+	"strings"
 	"testing"
 )
 
-// TestOptionsThatAreRefusedAreListed compares the options that the program
-// refuses as "not yet" with those that docs/compatibility.md lists.
-func TestOptionsThatAreRefusedAreListed(t *testing.T) {
-	source := regexp.MustCompile(`^\t\t\t?\{?"([a-z0-9-]+)", (?:func|on)\(`)
-	var refused []string
-	for _, line := range lines(t, "../../internal/config/notyet.go") {
-		if m := source.FindStringSubmatch(line); m != nil {
-			refused = append(refused, m[1])
-		}
-	}
-	row := regexp.MustCompile("^  \\| (`[a-z0-9-]+`(?:, `[a-z0-9-]+`)*) \\|")
-	name := regexp.MustCompile("`([a-z0-9-]+)`")
-	var listed []string
+// TestTestsOfAdvisoriesExist looks for each test that docs/compatibility.md names
+// for one of etcd's security advisories in the package that it names.
+func TestTestsOfAdvisoriesExist(t *testing.T) {
+	advisory := regexp.MustCompile(`^\| (?:CVE|GHSA)-`)
+	part := regexp.MustCompile("`([a-z]+)`: ([^;|]+)")
+	name := regexp.MustCompile(`\b(?:Test|Fuzz)\w+`)
+	tests := 0
 	for _, line := range lines(t, "../../docs/compatibility.md") {
-		if m := row.FindStringSubmatch(line); m != nil {
-			for _, n := range name.FindAllStringSubmatch(m[1], -1) {
-				listed = append(listed, n[1])
+		if !advisory.MatchString(line) {
+			continue
+		}
+		found := part.FindAllStringSubmatch(line, -1)
+		if found == nil {
+			t.Errorf("no test in %s", line)
+		}
+		for _, p := range found {
+			source := testsOf(t, p[1])
+			for _, test := range name.FindAllString(p[2], -1) {
+				tests++
+				if !strings.Contains(source, "\nfunc "+test+"(") {
+					t.Errorf("%s has no %s", p[1], test)
+				}
 			}
 		}
 	}
-	for _, all := range []*[]string{&refused, &listed} {
-		slices.Sort(*all)
-		*all = slices.Compact(*all)
+	if tests < 15 {
+		t.Errorf("only %d tests are named", tests)
 	}
-	if !slices.Equal(refused, listed) {
-		t.Errorf("refused are %q\nlisted are %q", refused, listed)
+}
+
+// testsOf is the source of a package's tests.
+func testsOf(t *testing.T, pkg string) string {
+	t.Helper()
+	files, err := filepath.Glob("../../internal/" + pkg + "/*_test.go")
+	if err != nil {
+		t.Fatal(err)
 	}
+	var all strings.Builder
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(text)
+	}
+	return all.String()
 }

@@ -28,6 +28,7 @@ import (
 type Member struct {
 	Options
 	Binary Binary
+	Front  *Member // the proxy that clients pass, which lives as long as the process; nil: none
 
 	t    testing.TB
 	log  string // the file that holds what its processes wrote
@@ -59,7 +60,11 @@ func launch(t testing.TB, bin Binary, o Options) (*Member, error) {
 	if err := o.complete(t); err != nil {
 		return nil, err
 	}
-	m := &Member{Options: o, Binary: bin, t: t}
+	proxy, err := between(t, bin, &o)
+	if err != nil {
+		return nil, err
+	}
+	m := &Member{Options: o, Binary: bin, t: t, Front: proxy}
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
 		return o.Connect(ctx, address)
 	}}
@@ -80,6 +85,15 @@ func launch(t testing.TB, bin Binary, o Options) (*Member, error) {
 
 // start runs the server's program with its options as they are now.
 func (m *Member) start() error {
+	if m.Front != nil {
+		select {
+		case <-m.Front.Ended():
+			if err := m.Front.start(); err != nil {
+				return err
+			}
+		default:
+		}
+	}
 	out, err := os.OpenFile(m.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return err
@@ -107,6 +121,9 @@ func (m *Member) start() error {
 	p := process{cmd: cmd, ended: make(chan struct{})}
 	go func() {
 		cmd.Wait() //nolint:errcheck // the exit status is in ProcessState
+		if m.Front != nil {
+			m.Front.Kill() // clients are to lose what they would lose without it
+		}
 		close(p.ended)
 	}()
 	m.mu.Lock()
@@ -193,7 +210,10 @@ func (m *Member) ready(ctx context.Context) error {
 	if status != http.StatusOK {
 		return fmt.Errorf("%s: %d %s", page, status, body)
 	}
-	if _, body, err = m.Get(ctx, "/version"); err != nil {
+	if m.Proxy != "" {
+		return nil
+	}
+	if _, body, err = m.get(ctx, m.listen+"/version"); err != nil {
 		return err
 	}
 	var version struct{ Etcdcluster, Storage string }
@@ -205,9 +225,13 @@ func (m *Member) ready(ctx context.Context) error {
 
 // Get asks for a page of the client port.
 func (m *Member) Get(ctx context.Context, path string) (status int, body string, err error) {
+	return m.get(ctx, m.ClientURL+path)
+}
+
+func (m *Member) get(ctx context.Context, url string) (status int, body string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.ClientURL+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, "", err
 	}

@@ -50,7 +50,22 @@ type Options struct {
 
 	// Sockets are handed down as systemd does, under these names.
 	Sockets []Socket
+
+	// Proxy makes the server a proxy of the cluster, which Cluster or flags name:
+	// on, readonly, or ByFile; not a proxy. It has no peer URL.
+	Proxy string
+
+	// Through is a kvd whose proxy stands between clients and this server; none,
+	// or kvd's own where KVD_TEST_PROXY is set and the server is not etcd. The
+	// proxy listens at ClientURL and is given the flags of the server, too.
+	Through Binary
+
+	listen string // where the server itself listens for clients; ClientURL
 }
+
+// ByFile is the Proxy of Options whose Args name a configuration file that says
+// all the rest.
+const ByFile = "by the file"
 
 // A Socket is a listener that a server inherits.
 type Socket struct {
@@ -84,7 +99,8 @@ func (o *Options) complete(t testing.TB) error {
 			*url = "http://" + address
 		}
 	}
-	if o.Cluster == "" {
+	o.listen = o.ClientURL
+	if o.Cluster == "" && o.Proxy == "" {
 		o.Cluster = o.Name + "=" + o.PeerURL
 	}
 	return nil
@@ -92,6 +108,16 @@ func (o *Options) complete(t testing.TB) error {
 
 // flags is the one list that serves both servers: kvd accepts etcd's flags.
 func (o *Options) flags() []string {
+	if o.Proxy == ByFile {
+		return o.Args
+	}
+	if o.Proxy != "" {
+		flags := []string{"--proxy", o.Proxy, "--data-dir", o.DataDir, "--listen-client-urls", o.ClientURL}
+		if o.Cluster != "" {
+			flags = append(flags, "--initial-cluster", o.Cluster)
+		}
+		return append(flags, o.Args...)
+	}
 	state := "new"
 	if o.Existing {
 		state = "existing"
@@ -99,7 +125,7 @@ func (o *Options) flags() []string {
 	return append([]string{
 		"--name", o.Name,
 		"--data-dir", o.DataDir,
-		"--listen-client-urls", o.ClientURL,
+		"--listen-client-urls", o.listen,
 		"--advertise-client-urls", o.ClientURL,
 		"--listen-peer-urls", o.PeerURL,
 		"--initial-advertise-peer-urls", o.PeerURL,

@@ -154,7 +154,7 @@ const cut = `
 cut_at() {
 	mkdir -p /cut
 	echo 0 >/cut/count
-	for name in systemd-sysusers systemd-tmpfiles chown chmod dpkg-statoverride deb-systemd-helper deb-systemd-invoke systemctl find rmdir rm; do
+	for name in systemd-sysusers systemd-tmpfiles journalctl timeout chown chmod dpkg-statoverride deb-systemd-helper deb-systemd-invoke systemctl find rmdir rm; do
 		cat >/cut/$name <<END
 #!/bin/sh
 n=\$((\$(cat /cut/count) + 1))

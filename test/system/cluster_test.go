@@ -106,6 +106,10 @@ func TestAClusterOfHosts(t *testing.T) {
 		h.write("/etc/systemd/system/kvd.service.d/tls.conf", credentials)
 		h.write("/root/more.toml", strings.ReplaceAll(memberConfig, "$N", fmt.Sprint(i+1)))
 		h.run("cat /root/more.toml >>/etc/kvd/kvd.toml && kvd config check; systemctl daemon-reload && systemctl enable kvd && systemctl start --no-block kvd")
+		if i == 0 {
+			h.comes("systemctl status kvd", "Active: activating (start)", `Status: "waiting for a leader"`)
+			h.comes("journalctl -u kvd --catalog MESSAGE_ID=6e9a3b0c51f14c0e9d2d1f7f0a5b7c0f", "waiting for the cluster to accept this member", "Start the other members.")
+		}
 	}
 	for _, h := range hosts {
 		h.comes("systemctl status kvd", "Active: active (running)", "3 of 3 members up")

@@ -60,6 +60,7 @@ func TestThePackageFromInstallationToPurge(t *testing.T) {
 	h.step("apt installs it and starts nothing", h.installed)
 	h.step("it starts, and each phase has its line", h.starts)
 	h.step("the status line follows", h.follows)
+	h.step("it has the limits, and the walls, of its unit", h.walled)
 	h.step("it reloads, but no faulty configuration", h.reloads)
 	h.step("the journal has fields and explains", h.explains)
 	h.step("a process that hangs is killed and started again", h.hangs)
@@ -101,6 +102,22 @@ func (h *host) starts() {
 func (h *host) follows() {
 	h.run("for i in 1 2 3 4 5; do kvctl put key$i value; done")
 	h.comes("systemctl status kvd", "revision 7")
+}
+
+func (h *host) walled() {
+	pid := h.property("kvd", "MainPID")
+	h.says("grep 'open files' /proc/"+pid+"/limits; cat /proc/"+pid+"/oom_score_adj", "65536                65536", "-500")
+	h.says("systemctl show kvd", "Type=notify\n", "TimeoutStartUSec=infinity\n", "TimeoutStopUSec=1min 30s\n", "WatchdogUSec=30s\n", "Restart=on-failure\n",
+		"RestartPreventExitStatus=65 78\n", "StateDirectoryMode=0700\n", "NoNewPrivileges=yes\n", "ProtectSystem=strict\n", "CapabilityBoundingSet=\n")
+	h.says("grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/"+pid+"/status", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2")
+	// The queue of connections is as long as the kernel allows: kvd could read how long.
+	if somaxconn := h.run("cat /proc/sys/net/core/somaxconn"); somaxconn == "128" {
+		h.t.Error("this kernel allows 128, so nothing is shown")
+	} else {
+		h.says("ss -ltnH 'sport = :2379' | awk '{ print \"queue\", $3 }'", "queue "+somaxconn)
+	}
+	h.run("systemd-analyze security --threshold=12 kvd")
+	h.says("kvd config explain", "/var/lib/kvd ")
 }
 
 func (h *host) reloads() {
@@ -162,7 +179,7 @@ func (h *host) crashes() {
 func (h *host) stops() {
 	h.run("systemctl stop kvd")
 	h.says("systemctl status kvd || true", "Active: inactive (dead)", "status=0/SUCCESS", `Status: "stopped"`)
-	inOrder(h.t, h.notices(), "STOPPING=1, STATUS=stopping", "STATUS=stopping: clients", "STATUS=stopping: replica",
+	inOrder(h.t, h.notices(), "STOPPING=1, STATUS=stopping", "STATUS=stopping: taking no more clients", "STATUS=stopping: clients", "STATUS=stopping: replica",
 		"STATUS=stopping: closing log and database", "STATUS=stopped")
 	h.run("systemctl log-level info")
 }
@@ -174,6 +191,10 @@ func (h *host) refuses() {
 	}
 	h.says("systemctl status kvd || true", "Active: failed (Result: exit-code)", "status=78/CONFIG")
 	h.says("journalctl -u kvd -n 20", "listen-client-urls", "nowhere", "/etc/kvd/kvd.toml")
+	h.says("journalctl -u kvd --catalog MESSAGE_ID=6e9a3b0c51f14c0e9d2d1f7f0a5b7c0a", "listen-client-urls", "systemd does not try again", `"kvd config check"`)
+	if out, status := h.try("kvd config check"); status != 78 || !strings.Contains(out, "nowhere") {
+		h.t.Errorf("kvd config check: %d %s", status, out)
+	}
 	// Were it to be tried again, it would be in auto-restart.
 	if state, restarts := h.property("kvd", "SubState"), h.property("kvd", "NRestarts"); state != "failed" || restarts != "0" {
 		h.t.Errorf("state %s, %s restarts", state, restarts)
