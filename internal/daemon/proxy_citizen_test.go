@@ -12,9 +12,6 @@ import (
 	"testing"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
-
 	"kvd/internal/freeport"
 	"kvd/internal/proxy"
 )
@@ -166,7 +163,9 @@ func TestAProxySpeaksTLSOnBothSidesAndReloadsIt(t *testing.T) {
 	if got := shown(t, address, trust); got != "first" {
 		t.Errorf("it shows %s", got)
 	}
-	if err := put(t, hasty(t, address, &tls.Config{RootCAs: a.pool}), "k", "v"); err == nil {
+	soon, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := secureClient(t, address, &tls.Config{RootCAs: a.pool}).Put(soon, "k", "v"); err == nil {
 		t.Error("who shows nothing was let in")
 	}
 
@@ -183,17 +182,6 @@ func TestAProxySpeaksTLSOnBothSidesAndReloadsIt(t *testing.T) {
 		t.Errorf("with a fault in the new files it shows %s", got)
 	}
 	must(t, put(t, secureClient(t, address, trust), "k", "x"))
-}
-
-// hasty is a client that gives up soon.
-func hasty(t *testing.T, address string, config *tls.Config) *clientv3.Client {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-	t.Cleanup(cancel)
-	c, err := clientv3.New(clientv3.Config{Endpoints: []string{"https://" + address}, Logger: zap.NewNop(), TLS: config, Context: ctx})
-	must(t, err)
-	t.Cleanup(func() { c.Close() })
-	return c
 }
 
 // TestAProxyTakesNewFilesTowardsMembers: it takes a new authority and a new
