@@ -62,12 +62,14 @@ var connectionHeaders = []string{":authority", "content-type", "user-agent", "gr
 // outgoing passes the caller's metadata on: its token, and whether it wants a
 // leader, among others.
 func outgoing(ctx context.Context) context.Context {
-	in, _ := metadata.FromIncomingContext(ctx)
-	out := make(metadata.MD, len(in))
-	for key, values := range in {
-		if !slices.Contains(connectionHeaders, key) && !strings.HasPrefix(key, "grpc-") {
-			out[key] = values
+	out, _ := metadata.FromIncomingContext(ctx) // a copy, which may be changed
+	for key := range out {
+		if slices.Contains(connectionHeaders, key) || strings.HasPrefix(key, "grpc-") {
+			delete(out, key)
 		}
+	}
+	if len(out) == 0 {
+		return ctx
 	}
 	return metadata.NewOutgoingContext(ctx, out)
 }
