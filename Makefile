@@ -105,10 +105,11 @@ sim: ## SEEDS=n (200) simulated clusters, from SEED (0) on
 # Counted, not timed: go test may call a run that reaches its time in mid-input a
 # failure ("context deadline exceeded").
 .PHONY: fuzz
-fuzz: ## each fuzz target for FUZZTIME (5000x) inputs
+fuzz: ## each fuzz target for FUZZTIME (5000x) inputs, those that open files for FUZZFILES (300x)
 	@for pkg in $$($(GO) list ./...); do \
+		case $$pkg in */offline) count=$(or $(FUZZFILES),300x);; *) count=$(or $(FUZZTIME),5000x);; esac; \
 		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
-			echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(or $(FUZZTIME),5000x) $$pkg || exit 1; \
+			echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $$count $$pkg || exit 1; \
 		done; \
 	done
 

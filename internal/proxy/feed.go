@@ -412,8 +412,8 @@ func (f *feed) deliver() {
 	pieces := f.pieces
 	f.pieces = nil
 	last := pieces[len(pieces)-1].last
-	told := 0
 	var missed []*watcher
+	told := 0
 	for w := range f.watchers { // those that lag leave
 		if w.next > last {
 			continue

@@ -115,11 +115,11 @@ func measure(ctx context.Context, o options, log io.Writer) (*results, error) {
 	if err == nil {
 		err = c.clusterRounds(ctx)
 	}
-	if err == nil {
-		err = c.proxyRounds(ctx)
-	}
 	if err == nil && o.wants(defragName) {
 		err = c.defrags(ctx)
+	}
+	if err == nil {
+		err = c.proxyRounds(ctx)
 	}
 	if err == nil && o.wants(restartName) {
 		err = c.restarts(ctx)
