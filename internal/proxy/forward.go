@@ -25,20 +25,47 @@ var errReadOnly = status.Error(codes.PermissionDenied, "kvd proxy: this proxy is
 // errStopping ends calls whose proxy stops.
 var errStopping = status.Error(codes.Unavailable, "kvd proxy: the proxy is stopping")
 
-// handle is gRPC's handler of every call.
+// register has the calls of one message and one answer served as what they are,
+// which costs less than to serve them as streams.
+func (p *Proxy) register() {
+	services := map[string]*grpc.ServiceDesc{}
+	for name, m := range methods {
+		if m.kind != unary {
+			continue
+		}
+		service, short, _ := strings.Cut(name[1:], "/")
+		if services[service] == nil {
+			services[service] = &grpc.ServiceDesc{ServiceName: service}
+		}
+		services[service].Methods = append(services[service].Methods, grpc.MethodDesc{
+			MethodName: short,
+			Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+				return p.unary(ctx, name, m, decode)
+			},
+		})
+	}
+	for _, s := range services {
+		p.server.RegisterService(s, nil)
+	}
+}
+
+// refuses reports whether a read-only proxy need not even look at a request.
+func (p *Proxy) refuses(name string, m method) bool {
+	return p.o.ReadOnly && (m.writes || m.kind == foreign) && name != txn && name != alarm
+}
+
+// handle is gRPC's handler of every call that is not registered.
 func (p *Proxy) handle(_ any, in grpc.ServerStream) error {
 	name, ok := grpc.MethodFromServerStream(in)
 	if !ok {
 		return status.Error(codes.Internal, "kvd proxy: a call without a method")
 	}
 	m := methods[name]
-	if p.o.ReadOnly && (m.writes || m.kind == foreign) && name != txn && name != alarm {
+	if p.refuses(name, m) {
 		return errReadOnly
 	}
 	c := call{proxy: p, in: in, name: name, method: m, ctx: outgoing(in.Context())}
 	switch m.kind {
-	case unary:
-		return c.unary()
 	case answers:
 		return c.answers()
 	case shared:
@@ -83,40 +110,39 @@ type call struct {
 	ctx    context.Context // with the metadata for the member
 }
 
-// unary passes one message on and one answer back.
-func (c *call) unary() error {
+// unary passes one message on and one answer back. Members say nothing beside
+// them, so no header and no trailer is looked for.
+func (p *Proxy) unary(ctx context.Context, name string, m method, decode func(any) error) (any, error) {
+	if p.refuses(name, m) {
+		return nil, errReadOnly
+	}
 	var request frame
-	if err := c.in.RecvMsg(&request); err != nil {
-		return err
+	if err := decode(&request); err != nil {
+		return nil, err
 	}
 	defer request.free()
-	if c.proxy.o.ReadOnly && c.method.writes && mayWrite(c.name, &request) {
-		return errReadOnly
+	if p.o.ReadOnly && m.writes && mayWrite(name, &request) {
+		return nil, errReadOnly
 	}
+	c := call{proxy: p, name: name, method: m, ctx: outgoing(ctx)}
 	var tried []*endpoint
 	for {
-		e, err := c.proxy.endpoints.choose(c.ctx, tried, c.patience(tried))
+		e, err := p.endpoints.choose(c.ctx, tried, c.patience(tried))
 		if err != nil {
-			return status.Error(codes.Unavailable, err.Error())
+			return nil, status.Error(codes.Unavailable, err.Error())
 		}
-		var answer frame
-		var header, trailer metadata.MD
-		err = e.conn.Invoke(c.ctx, c.name, &request, &answer, grpc.Header(&header), grpc.Trailer(&trailer))
+		answer := &last{}
+		err = e.conn.Invoke(c.ctx, name, &request, &answer.frame)
 		if c.retry(e, err) {
 			tried = append(tried, e)
-			if c.proxy.endpoints.pick(tried) != nil {
+			if p.endpoints.pick(tried) != nil {
 				continue
 			}
 		}
-		c.passHeader(header)
-		if len(trailer) > 0 {
-			c.in.SetTrailer(trailer)
-		}
 		if err != nil {
-			return err
+			return nil, err
 		}
-		defer answer.free()
-		return c.in.SendMsg(&answer)
+		return answer, nil
 	}
 }
 

@@ -89,6 +89,7 @@ func New(o Options, parts Parts) *Proxy {
 		options = append(options, grpc.Creds(parts.Handshake))
 	}
 	p.server = grpc.NewServer(options...)
+	p.register()
 	return p
 }
 
