@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -144,15 +145,36 @@ type member struct {
 	client *clientv3.Client
 }
 
+// other is the ID of a member that was added and not started.
+func (m *member) other(ctx context.Context) (string, error) {
+	list, err := m.client.MemberList(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, one := range list.Members {
+		if one.GetName() == "" {
+			return strconv.FormatUint(one.GetID(), 16), nil
+		}
+	}
+	return "", nil
+}
+
 // run gives line to the program and returns what it said, without what no two
 // runs share, and the files it left.
 func (w *twin) run(t *testing.T, m *member, line string, s step) (told, []string, error) {
-	words, err := splitWords(line)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	var other string
+	if strings.Contains(line, "{other}") {
+		var err error
+		if other, err = m.other(ctx); err != nil {
+			return told{}, nil, err
+		}
+	}
+	words, err := splitWords(strings.ReplaceAll(line, "{other}", other))
 	if err != nil {
 		return told{}, nil, err
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
 	cmd := exec.CommandContext(ctx, w.binary, words...)
 	cmd.Dir = t.TempDir()
 	// A password takes long to check when the machine is busy.
@@ -208,6 +230,9 @@ func (w *twin) run(t *testing.T, m *member, line string, s step) (told, []string
 	}
 	hide := func(text string) string {
 		text = strings.ReplaceAll(text, m.addr, "MEMBER")
+		if strings.Contains(line, "{other}") {
+			text = strings.ReplaceAll(text, other, "OTHER")
+		}
 		for _, r := range s.hide {
 			mark := "…"
 			if strings.HasSuffix(r, `\n`) { // whole lines, of which there may be none

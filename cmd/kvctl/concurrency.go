@@ -64,7 +64,11 @@ func (p *program) lock(cmd *cobra.Command, args []string, ttl int) error {
 	if len(args) == 0 {
 		return failf(exitBadArgs, "lock takes a lock name argument and an optional command to execute")
 	}
-	s, c, err := p.open(cmd, getAnswer{})
+	var answers []answer
+	if len(args) == 1 { // where a command runs, nothing is printed
+		answers = append(answers, getAnswer{})
+	}
+	s, c, err := p.open(cmd, answers...)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,9 @@ import (
 	"kvd/internal/member"
 )
 
+// credentialPrefix is that of a path that is there for the service alone.
+const credentialPrefix = "credential:"
+
 const (
 	dialLimit = 5 * time.Second
 	callLimit = 15 * time.Second
@@ -33,13 +36,14 @@ func dialCluster(ctx context.Context, o rejoinOptions, c *config.Config) (*diall
 		if o.cacert == "" {
 			spec.Secure.Cacert = c.ClientTLS.TrustedCAFile
 		}
-		if o.cert == "" && o.key == "" {
+		// Without its certificate a client is let in where none is asked for.
+		if o.cert == "" && o.key == "" && (c.ClientTLS.ClientCertAuth || !strings.HasPrefix(c.ClientTLS.KeyFile, credentialPrefix)) {
 			spec.Secure.Cert, spec.Secure.Key = c.ClientTLS.CertFile, c.ClientTLS.KeyFile
 		}
 		break
 	}
 	for _, file := range []struct{ flag, path string }{{"--cacert", spec.Secure.Cacert}, {"--cert", spec.Secure.Cert}, {"--key", spec.Secure.Key}} {
-		if strings.HasPrefix(file.path, "credential:") {
+		if strings.HasPrefix(file.path, credentialPrefix) {
 			return nil, fmt.Errorf("connect to %s: %s is there for the service alone; name a file with %s", strings.Join(o.endpoints, ", "), file.path, file.flag)
 		}
 	}

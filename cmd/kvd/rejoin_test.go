@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"kvd/internal/bootstrap"
+	"kvd/internal/config"
 	"kvd/internal/member"
 	"kvd/internal/store"
 	"kvd/internal/wal"
@@ -327,5 +328,15 @@ func TestARunningMemberIsNotReplaced(t *testing.T) {
 	status, said := outcome(t, nil, append([]string{"member", "rejoin", "--yes", "--endpoints=http://127.0.0.1:9"}, flags(dir)...)...)
 	if status != 1 || !strings.Contains(said, "stop it first") {
 		t.Errorf("status %d: %s", status, said)
+	}
+}
+
+func TestARejoinNamesTheFileThatOnlyTheServiceHas(t *testing.T) {
+	c := &config.Config{}
+	c.ClientTLS.TrustedCAFile, c.ClientTLS.CertFile, c.ClientTLS.KeyFile = "/ca", "credential:crt", "credential:key"
+	c.ClientTLS.ClientCertAuth = true
+	_, err := dialCluster(t.Context(), rejoinOptions{endpoints: []string{"https://127.0.0.1:1"}}, c)
+	if err == nil || !strings.Contains(err.Error(), "credential:crt is there for the service alone; name a file with --cert") {
+		t.Error(err)
 	}
 }

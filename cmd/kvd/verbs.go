@@ -22,7 +22,7 @@ asks a cluster is a command of kvctl.`,
 		SilenceUsage:  true,
 	}
 	root.AddCommand(
-		t.snapshotCommand(), t.checkCommand(), t.defragCommand(), t.hashKVCommand(), t.walCommand(), t.importConfigCommand(), t.gatewayCommand(), t.genManCommand(),
+		t.snapshotCommand(), t.checkCommand(), t.defragCommand(), t.hashKVCommand(), t.migrateCommand(), t.walCommand(), t.importConfigCommand(), t.gatewayCommand(), t.genManCommand(),
 		withWords(t.outside("config", "Checks the configuration, and explains where each value comes from", configUsage, runConfig), "check", "explain"),
 		withWords(t.outside("member", "Replaces a member whose data is lost", memberUsage, runMemberHere), "rejoin"),
 		t.outside("version", "Prints the version", "", runVersion),

@@ -55,12 +55,21 @@ func (c caller) at(users *auth.View) auth.Caller {
 type callerKey struct{}
 
 func callerOf(ctx context.Context) caller {
-	c, _ := ctx.Value(callerKey{}).(caller)
-	return c
+	switch c := ctx.Value(callerKey{}).(type) {
+	case caller:
+		return c
+	case *caller:
+		return *c
+	}
+	return caller{}
 }
 
-// as returns a context that says who calls.
+// as returns a context that says who calls. One that is the call's trace is told.
 func as(ctx context.Context, c caller) context.Context {
+	if t, ok := ctx.(*trace); ok {
+		t.caller = c
+		return t
+	}
 	return context.WithValue(ctx, callerKey{}, c)
 }
 
@@ -174,6 +183,7 @@ func (r rule) authorize(ctx context.Context, a *API, request any, formed func() 
 	if err != nil {
 		return ctx, err
 	}
+	ctx = as(ctx, c) // whatever comes: the audit says whom it was denied
 	if need != sound && !c.known {
 		return ctx, wire(auth.ErrUserEmpty)
 	}
@@ -182,7 +192,7 @@ func (r rule) authorize(ctx context.Context, a *API, request any, formed func() 
 			return ctx, wire(err)
 		}
 	}
-	return as(ctx, c), nil
+	return ctx, nil
 }
 
 // permit reports why the caller of ctx may not have what a request asks for,

@@ -95,7 +95,6 @@ func unary[R any](a *API, service, name string, decode func([]byte) (R, error), 
 		}); err != nil {
 			return nil, m.rule.refusal(err)
 		}
-		t.user = callerOf(ctx).name
 		reply, err := serve(ctx, r, in)
 		if err != nil {
 			return nil, wire(err)

@@ -26,7 +26,7 @@ import (
 type trace struct {
 	context.Context
 	began   time.Time
-	user    string
+	caller  caller
 	request any // as it was decoded; nil before
 	in      int // bytes of it
 	// Of the time that the call took: waiting to hear that this member is up to
@@ -37,10 +37,13 @@ type trace struct {
 
 type traceKey struct{}
 
-// Value makes the trace known to those who only have the context.
+// Value makes the trace, and who calls, known to those who only have the context.
 func (t *trace) Value(key any) any {
-	if key == (traceKey{}) {
+	switch key {
+	case traceKey{}:
 		return t
+	case callerKey{}:
+		return &t.caller
 	}
 	return t.Context.Value(key)
 }
@@ -140,9 +143,6 @@ func bytesOf(reply any) int {
 // callerName is who calls, by user or by certificate, and from where.
 func callerName(ctx context.Context) (who, remote string) {
 	who, remote = callerOf(ctx).name, "unknown"
-	if t, ok := traceOf(ctx); ok && who == "" {
-		who = t.user
-	}
 	if p, ok := peer.FromContext(ctx); ok {
 		remote = p.Addr.String()
 		if t, ok := p.AuthInfo.(credentials.TLSInfo); ok && who == "" && len(t.State.PeerCertificates) > 0 {

@@ -115,6 +115,11 @@ type Proxy struct {
 	Refresh     time.Duration
 	FailureWait time.Duration
 	DialTimeout time.Duration
+
+	Namespace      string // before all keys at the members
+	Ordering       bool   // no answer is older than one before
+	ResolverPrefix string // of the keys at which proxies are registered; empty: not
+	ResolverTTL    time.Duration
 }
 
 // Raft is the log and how members keep in touch.

@@ -28,5 +28,25 @@ func proxyOptions() []*option {
 			help: "How long a call waits for an endpoint to be reached.",
 			bind: func(c *Config) value { return duration{&c.Proxy.DialTimeout} },
 		},
+		{
+			name: "proxy-namespace", section: sectionProxy, traits: own,
+			help: "Prefix that a proxy puts before all keys at the members, and that its clients do not see.",
+			bind: func(c *Config) value { return text{&c.Proxy.Namespace} },
+		},
+		{
+			name: "proxy-serializable-ordering", section: sectionProxy, standard: "false", traits: own,
+			help: "Whether a proxy answers no read from an older revision than one that it has answered from before.",
+			bind: func(c *Config) value { return boolean{&c.Proxy.Ordering} },
+		},
+		{
+			name: "proxy-resolver-prefix", section: sectionProxy, traits: own,
+			help: "Prefix of the keys at which proxies are registered with their advertise-client-urls. Clients are told these proxies as members.",
+			bind: func(c *Config) value { return text{&c.Proxy.ResolverPrefix} },
+		},
+		{
+			name: "proxy-resolver-ttl", section: sectionProxy, standard: "60s", traits: own,
+			help: "How long a proxy that is gone stays registered.",
+			bind: func(c *Config) value { return duration{&c.Proxy.ResolverTTL} },
+		},
 	}
 }

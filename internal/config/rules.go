@@ -29,7 +29,7 @@ type rule struct {
 
 // rule checks all rules whose options are known.
 func (l *loader) rule() {
-	for _, part := range [][]rule{logRules(), urlRules(), clusterRules(), raftRules(), tlsRules(), otherRules(), spaceRules()} {
+	for _, part := range [][]rule{logRules(), urlRules(), clusterRules(), raftRules(), tlsRules(), otherRules(), spaceRules(), proxyRules()} {
 		for _, r := range part {
 			if slices.ContainsFunc(r.options, func(name string) bool { return l.bad[name] }) {
 				continue

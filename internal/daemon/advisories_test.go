@@ -279,15 +279,19 @@ func TestAdvisoryDeniedCertificatesAreNamed(t *testing.T) {
 		_, err := pb.NewKVClient(ca.dialAs(t, name, d.client(t))).Range(t.Context(), &pb.RangeRequest{Key: []byte("secret")})
 		says(t, name, err, codes.PermissionDenied, denied)
 	}
+	_, err := pb.NewKVClient(ca.dialAs(t, "ann", d.client(t))).Compact(t.Context(), &pb.CompactionRequest{Revision: 1})
+	says(t, "ann compacts", err, codes.PermissionDenied, denied)
 	said := map[string]string{}
-	for n := 0; len(said) < 2; n++ {
+	for n := 0; len(said) < 3; n++ {
 		if rec := d.log.wait(t, "audit", n); field(rec, "code") == codes.PermissionDenied.String() {
-			said[field(rec, "user")] = field(rec, "span")
+			said[field(rec, "user")+" "+field(rec, "method")] = field(rec, "span")
 		}
 	}
-	for _, name := range []string{"ann", "ghost"} {
-		if said[name] != `"secret"` {
-			t.Errorf("%s was denied %q", name, said[name])
+	for who, span := range map[string]string{
+		"ann /etcdserverpb.KV/Range": `"secret"`, "ghost /etcdserverpb.KV/Range": `"secret"`, "ann /etcdserverpb.KV/Compact": "revision 1",
+	} {
+		if got, ok := said[who]; !ok || got != span {
+			t.Errorf("%s: denied %q, %v", who, got, ok)
 		}
 	}
 }

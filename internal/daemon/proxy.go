@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -84,6 +85,11 @@ func (m *running) newProxy() (*http.Client, error) {
 		Refresh:     c.Proxy.Refresh,
 		FailureWait: c.Proxy.FailureWait,
 		DialTimeout: c.Proxy.DialTimeout,
+		Namespace:   []byte(c.Proxy.Namespace),
+		Ordered:     c.Proxy.Ordering,
+		Registration: proxy.Registration{
+			Prefix: c.Proxy.ResolverPrefix, TTL: c.Proxy.ResolverTTL, Address: m.registeredAt(),
+		},
 
 		MaxRequestBytes: int(min(c.Limits.RequestBytes+requestOverhead, math.MaxInt32)),
 		MaxStreams:      c.Limits.ConcurrentStreams,
@@ -93,6 +99,14 @@ func (m *running) newProxy() (*http.Client, error) {
 		Finder: finder, Secure: &towardsMembers{m}, Log: m.log, Metrics: proxy.NewMetrics(m.registry),
 	})
 	return client, nil
+}
+
+// registeredAt is where clients reach this proxy, as it is registered.
+func (m *running) registeredAt() string {
+	for _, u := range m.config.Advertise.Client {
+		return cmp.Or(u.Host, u.String())
+	}
+	return ""
 }
 
 const (
@@ -190,7 +204,7 @@ func (m *running) newProxyGateway() *gateway.Gateway {
 		MaxRequestBytes: int(c.Limits.RequestBytes), ClientCertAuth: c.ClientTLS.ClientCertAuth, Pages: pages,
 	}, gateway.Questions{
 		Versions: func() gateway.Versions { return gateway.Versions{Server: etcdVersion} },
-		Alarms:   func() []string { return nil },
+		Alarms:   m.proxy.Alarms,
 		Leader:   func() bool { return m.proxy.Healthy() > 0 },
 		Learner:  func() bool { return false },
 		Read:     m.proxy.Probe,

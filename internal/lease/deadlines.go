@@ -77,8 +77,8 @@ func (d *Deadlines) Next() (at time.Time, ok bool) {
 }
 
 // Expired returns up to most leases that have ended, the longest ended first.
-// A lease is returned again after Retry, until it is removed or set anew: its
-// revocation may have got lost.
+// A lease is returned again after Retry, until it is removed, set anew, or its
+// revocation is Proposed.
 func (d *Deadlines) Expired(now time.Time, most int) []ID {
 	var ids []ID
 	for len(ids) < most {
@@ -91,6 +91,11 @@ func (d *Deadlines) Expired(now time.Time, most int) []ID {
 	}
 	return ids
 }
+
+// Proposed says that the revocation is in the leader's log, where it stays for as
+// long as that one leads. A second one could end a lease that was granted under
+// the same ID behind the first.
+func (d *Deadlines) Proposed(id ID) { d.ends.remove(id) }
 
 func (d *Deadlines) retry() time.Duration { return cmp.Or(d.Retry, defaultRetry) }
 

@@ -141,7 +141,7 @@ func TestDeadlinesAgreeWithASlowList(t *testing.T) {
 	now := newClock().zero
 	for range 5000 {
 		id := ID(random.IntN(40) - 20)
-		switch random.IntN(4) {
+		switch random.IntN(5) {
 		case 0, 1:
 			at := now.Add(time.Duration(random.IntN(5000)) * time.Millisecond)
 			d.Set(id, at)
@@ -149,6 +149,11 @@ func TestDeadlinesAgreeWithASlowList(t *testing.T) {
 		case 2:
 			d.Remove(id)
 			delete(slow, id)
+		case 4:
+			d.Proposed(id)
+			if _, ok := slow[id]; ok {
+				slow[id] = now.Add(time.Hour * 1e4)
+			}
 		case 3:
 			now = now.Add(time.Duration(random.IntN(1000)) * time.Millisecond)
 			var want []ID

@@ -12,6 +12,7 @@ import (
 	"kvd/internal/bootstrap"
 	"kvd/internal/member"
 	"kvd/internal/store"
+	"kvd/internal/wal"
 )
 
 // Weight is how bad a finding is.
@@ -190,7 +191,21 @@ func (c *checker) around(paths bootstrap.Paths) {
 			c.add(Remark, path, "", "%s", what)
 		}
 	}
+	c.snaps(filepath.Dir(paths.Database))
 	slices.SortStableFunc(c.Findings, func(a, b Finding) int { return order(a.Weight) - order(b.Weight) })
+}
+
+// snaps checks the .snap files, which only others read.
+func (c *checker) snaps(dir string) {
+	found, err := filepath.Glob(filepath.Join(dir, "*.snap"))
+	if err != nil {
+		return // the pattern is wrong: a directory has such a name
+	}
+	for _, path := range found {
+		if err := wal.CheckSnap(path); err != nil {
+			c.add(Doubt, path, "remove it; kvd does not need it, etcd 3.6 would, and the next snapshot of the log writes another", "%v", err)
+		}
+	}
 }
 
 func order(w Weight) int { return slices.Index([]Weight{Fault, Doubt, Remark}, w) }

@@ -47,6 +47,10 @@ func (c *checker) database(ctx context.Context) (err error) {
 			c.add(Fault, c.Database, c.remedy, "%s", damage.Reason)
 			return nil
 		}
+		if errors.Is(err, errEmpty) {
+			c.add(Fault, c.Database, c.remedy, "it %v", errEmpty)
+			return nil
+		}
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()

@@ -39,6 +39,8 @@ func (o *Options) progress(what string, done, total int64) {
 // go of: a file of any size is read within a bounded part of the memory.
 const dropEvery = 64 << 20
 
+var errEmpty = errors.New("is empty")
+
 // open opens a database to be read. A file that is not there is not made.
 func (o *Options) open(path string) (*store.File, error) {
 	info, err := os.Stat(path)
@@ -48,7 +50,7 @@ func (o *Options) open(path string) (*store.File, error) {
 	case !info.Mode().IsRegular():
 		return nil, fmt.Errorf("%s is not a file", path)
 	case info.Size() == 0:
-		return nil, fmt.Errorf("%s is empty", path)
+		return nil, fmt.Errorf("%s %w; nothing can be had from it: take another one, or see whether the disk was full", path, errEmpty)
 	}
 	wait := o.Timeout
 	if wait == 0 {

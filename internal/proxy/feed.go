@@ -251,6 +251,9 @@ func (f *feed) receive(ctx context.Context, out grpc.ClientStream, to chan<- *no
 			}
 			return err
 		}
+		if err := f.set.proxy.o.Namespace.answer(watchMethod, &in); err != nil {
+			return err
+		}
 		data := in.data.Materialize()
 		in.free()
 		n, err := parseNotice(data)

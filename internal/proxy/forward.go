@@ -25,9 +25,9 @@ var errReadOnly = status.Error(codes.PermissionDenied, "kvd proxy: this proxy is
 // errStopping ends calls whose proxy stops.
 var errStopping = status.Error(codes.Unavailable, "kvd proxy: the proxy is stopping")
 
-// register has the calls of one message and one answer served as what they are,
+// declare has the calls of one message and one answer served as what they are,
 // which costs less than to serve them as streams.
-func (p *Proxy) register() {
+func (p *Proxy) declare() {
 	services := map[string]*grpc.ServiceDesc{}
 	for name, m := range methods {
 		if m.kind != unary {
@@ -121,29 +121,60 @@ func (p *Proxy) unary(ctx context.Context, name string, m method, decode func(an
 		return nil, err
 	}
 	defer request.free()
-	if p.o.ReadOnly && m.writes && mayWrite(name, &request) {
-		return nil, errReadOnly
-	}
 	c := call{proxy: p, name: name, method: m, ctx: outgoing(ctx)}
+	if name == memberListMethod && p.o.Registration.Prefix != "" {
+		return p.registered(c.ctx)
+	}
+	if err := c.prepare(&request); err != nil {
+		return nil, err
+	}
+	answer := &last{}
+	if err := c.ask(&request, &answer.frame); err != nil {
+		return nil, err
+	}
+	if err := p.o.Namespace.answer(name, &answer.frame); err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
+// ask asks a member, and another where that is harmless.
+func (c *call) ask(request, answer *frame) error {
 	var tried []*endpoint
 	for {
-		e, err := p.endpoints.choose(c.ctx, tried, c.patience(tried))
+		e, err := c.proxy.endpoints.choose(c.ctx, tried, c.patience(tried))
 		if err != nil {
-			return nil, status.Error(codes.Unavailable, err.Error())
+			return status.Error(codes.Unavailable, err.Error())
 		}
-		answer := &last{}
-		err = e.conn.Invoke(c.ctx, name, &request, &answer.frame)
+		err = e.conn.Invoke(c.ctx, c.name, request, answer)
 		if c.retry(e, err) {
 			tried = append(tried, e)
-			if p.endpoints.pick(tried) != nil {
+			if c.proxy.endpoints.pick(tried) != nil {
 				continue
 			}
 		}
-		if err != nil {
-			return nil, err
+		if err == nil && c.proxy.order.older(c.name, answer) {
+			answer.free()
+			if tried = append(tried, e); c.proxy.endpoints.pick(tried) != nil {
+				continue
+			}
+			err = errOlder
 		}
-		return answer, nil
+		return err
 	}
+}
+
+// prepare makes a request what a member is to get, or refuses it.
+func (c *call) prepare(request *frame) error {
+	if c.proxy.o.ReadOnly && c.method.writes && mayWrite(c.name, request) {
+		return errReadOnly
+	}
+	if c.name == rangeMethod {
+		if err := c.proxy.order.begin(c.ctx, c.proxy); err != nil {
+			return err
+		}
+	}
+	return c.proxy.o.Namespace.request(c.name, request)
 }
 
 // passHeader passes on what a member says before its answer, beyond what every
@@ -184,6 +215,9 @@ func (c *call) answers() error {
 		return err
 	}
 	defer request.free()
+	if err := c.proxy.o.Namespace.request(c.name, &request); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
 	out, _, err := c.proxy.stream(ctx, c.name)
@@ -228,6 +262,9 @@ func (c *call) back(out grpc.ClientStream) error {
 	for {
 		var answer frame
 		err := out.RecvMsg(&answer)
+		if err == nil {
+			err = c.proxy.o.Namespace.answer(c.name, &answer)
+		}
 		if err == nil {
 			err = c.in.SendMsg(&answer)
 			answer.free()

@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 // Local is the services as a connection within the process. Its calls go to a
@@ -23,11 +25,29 @@ func (l local) Invoke(ctx context.Context, method string, args, reply any, opts 
 	if err := l.allowed(method, args); err != nil {
 		return err
 	}
+	if list, ok := reply.(*pb.MemberListResponse); ok && l.proxy.o.Registration.Prefix != "" {
+		answer, err := l.proxy.registered(ctx)
+		if err == nil {
+			proto.Merge(list, answer)
+		}
+		return err
+	}
 	e, err := l.proxy.endpoints.choose(ctx, nil, l.proxy.o.DialTimeout)
 	if err != nil {
 		return status.Error(codes.Unavailable, err.Error())
 	}
-	return e.conn.Invoke(ctx, method, args, reply, opts...)
+	if n := l.proxy.o.Namespace; len(n) > 0 {
+		if m, ok := args.(proto.Message); ok {
+			inside := proto.Clone(m)
+			n.into(inside)
+			args = inside
+		}
+	}
+	if err := e.conn.Invoke(ctx, method, args, reply, opts...); err != nil {
+		return err
+	}
+	l.proxy.o.Namespace.outOf(reply)
+	return nil
 }
 
 // NewStream implements grpc.ClientConnInterface.
@@ -39,7 +59,11 @@ func (l local) NewStream(ctx context.Context, desc *grpc.StreamDesc, method stri
 	if err != nil {
 		return nil, status.Error(codes.Unavailable, err.Error())
 	}
-	return e.conn.NewStream(ctx, desc, method, opts...)
+	out, err := e.conn.NewStream(ctx, desc, method, opts...)
+	if err != nil || len(l.proxy.o.Namespace) == 0 {
+		return out, err
+	}
+	return renamed{out, l.proxy.o.Namespace}, nil
 }
 
 // allowed refuses what a read-only proxy does not pass on.
@@ -70,6 +94,24 @@ func (p *Proxy) Probe(ctx context.Context, serializable bool) error {
 		return nil // a member has answered that it does not know who asks
 	}
 	return err
+}
+
+// Alarms are the names of the alarms that are raised in the cluster; none, if no
+// member tells soon.
+func (p *Proxy) Alarms() []string {
+	ctx, cancel := context.WithTimeout(context.Background(), alarmLimit)
+	defer cancel()
+	var r pb.AlarmResponse
+	if err := p.Local().Invoke(ctx, alarm, &pb.AlarmRequest{}, &r); err != nil {
+		return nil
+	}
+	var names []string
+	for _, a := range r.Alarms {
+		if !slices.Contains(names, a.Alarm.String()) {
+			names = append(names, a.Alarm.String())
+		}
+	}
+	return names
 }
 
 // Pulse returns when everything that calls have to pass has moved.
@@ -117,8 +159,10 @@ func (p *Proxy) insight(w http.ResponseWriter, _ *http.Request) {
 	}{p.o.ReadOnly, p.Endpoints()})
 }
 
-// probeLimit bounds how long /proxy/health waits for a member.
-const probeLimit = 3 * time.Second
+const (
+	probeLimit = 3 * time.Second // for a member to answer /proxy/health
+	alarmLimit = time.Second     // for one to list alarms
+)
 
 func write(w http.ResponseWriter, code int, answer any) {
 	w.Header().Set("Content-Type", "application/json")

@@ -32,6 +32,7 @@ type fake struct {
 	tokens   []string // of the calls, in order
 	watches  int      // that were created here
 	renewals int
+	revision int64         // of ranges
 	refuse   error         // of puts
 	held     chan struct{} // a renewal waits for it; nil: none does
 }
@@ -99,7 +100,13 @@ func (f *fake) Range(_ context.Context, r *pb.RangeRequest) (*pb.RangeResponse, 
 	if f.refuse != nil {
 		return nil, f.refuse
 	}
-	return &pb.RangeResponse{Header: &pb.ResponseHeader{}, Count: 1, Kvs: []*mvccpb.KeyValue{{Key: r.Key, Value: []byte(f.address)}}}, nil
+	return &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: f.revision}, Count: 1, Kvs: []*mvccpb.KeyValue{{Key: r.Key, Value: []byte(f.address)}}}, nil
+}
+
+func (f *fake) setRevision(to int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.revision = to
 }
 
 func (f *fake) Watch(s pb.Watch_WatchServer) error {

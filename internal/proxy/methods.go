@@ -75,4 +75,8 @@ var methods = map[string]method{
 	"/v3electionpb.Election/Resign":   {kind: unary, writes: true},
 	"/v3lockpb.Lock/Lock":             {kind: unary, writes: true},
 	"/v3lockpb.Lock/Unlock":           {kind: unary, writes: true},
+
+	"/grpc.health.v1.Health/Check": {kind: unary, again: true},
+	"/grpc.health.v1.Health/List":  {kind: unary, again: true},
+	"/grpc.health.v1.Health/Watch": {kind: answers},
 }

@@ -22,6 +22,11 @@ type Options struct {
 	FailureWait time.Duration // how long an endpoint that failed is set aside
 	DialTimeout time.Duration // how long a call waits for an endpoint to be reached
 
+	// Namespace stands before all keys at the members; none.
+	Namespace    namespace
+	Ordered      bool // no read is answered from an older revision than one before
+	Registration Registration
+
 	MaxRequestBytes int    // of one message of a client; 0: gRPC's 4 MiB
 	MaxStreams      uint32 // at once on one connection of a client; 0: no limit
 	// How clients are pinged, and how often they may ping.
@@ -54,6 +59,7 @@ type Proxy struct {
 	endpoints *endpoints
 	watches   *watches
 	leases    *renewals
+	order     ordering
 	server    *grpc.Server
 	stopping  chan struct{} // closed when it stops
 	work      sync.WaitGroup
@@ -66,6 +72,7 @@ func New(o Options, parts Parts) *Proxy {
 	}
 	p := &Proxy{o: o, parts: parts, log: parts.Log, stopping: make(chan struct{})}
 	p.endpoints = newEndpoints(p.log, o.FailureWait, parts.Secure)
+	p.order.on = o.Ordered
 	p.watches = newWatches(p)
 	p.leases = newRenewals(p)
 	options := []grpc.ServerOption{
@@ -89,7 +96,7 @@ func New(o Options, parts Parts) *Proxy {
 		options = append(options, grpc.Creds(parts.Handshake))
 	}
 	p.server = grpc.NewServer(options...)
-	p.register()
+	p.declare()
 	return p
 }
 
@@ -100,6 +107,9 @@ func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 	defer cancel(nil)
 	var serving sync.WaitGroup
 	serving.Go(func() { p.refresh(ctx) })
+	if p.o.Registration.Prefix != "" && !p.o.ReadOnly {
+		serving.Go(func() { p.register(ctx) })
+	}
 	for _, l := range listeners {
 		serving.Go(func() {
 			if err := p.server.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) && ctx.Err() == nil {

@@ -214,6 +214,7 @@ func (s *watchStream) read() error {
 			}
 			return err
 		}
+		s.proxy.o.Namespace.into(&r)
 		switch u := r.RequestUnion.(type) {
 		case *pb.WatchRequest_CreateRequest:
 			s.create(u.CreateRequest)

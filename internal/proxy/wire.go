@@ -24,7 +24,8 @@ type last struct{ frame }
 // messages that the proxy reads or makes itself.
 type codec struct{}
 
-func (codec) Name() string { return "proto" }
+// Name is empty: content is of gRPC's plain type, as etcd's clients send it.
+func (codec) Name() string { return "" }
 
 func (codec) Marshal(v any) (mem.BufferSlice, error) {
 	switch m := v.(type) {

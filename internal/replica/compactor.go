@@ -31,7 +31,7 @@ type compactor struct {
 	slot     time.Time // when to look again; the slots are a grid, whatever the ticks
 	begun    time.Time // slot of the last compaction that went well, or the first
 	wait     time.Duration
-	samples  []sample  // oldest first; the first is Window old, the others are not
+	samples  []sample  // oldest first; the first alone is more than a step older than Window
 	last     int64     // revision of the last compaction that went well
 	proposed int64     // and of the one on its way; 0: none
 	at       time.Time // slot that it was proposed in
@@ -91,14 +91,15 @@ func (c *compactor) look(now time.Time, revision int64, leading bool) (target in
 	return target, true
 }
 
-// byTime takes a sample and returns the newest that is old enough.
+// byTime takes a sample and returns the newest that is old enough: a step older
+// than the window, as etcd's, whose slots begin with the sample of the one before.
 func (c *compactor) byTime(now, slot time.Time, revision int64) (target int64, due bool) {
 	c.samples = append(c.samples, sample{now, revision})
-	old := func(s sample) bool { return now.Sub(s.at) >= c.keep.Window }
-	for len(c.samples) > 1 && old(c.samples[1]) {
+	age := func(s sample) time.Duration { return now.Sub(s.at) }
+	for len(c.samples) > 1 && age(c.samples[1]) >= c.keep.Window+c.step() {
 		c.samples = c.samples[1:]
 	}
-	if !old(c.samples[0]) || slot.Sub(c.begun) < c.wait {
+	if age(c.samples[0]) < c.keep.Window || slot.Sub(c.begun) < c.wait {
 		return 0, false
 	}
 	c.wait = c.interval() // the first one waits for a whole window

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,25 +38,39 @@ func play(keep Retention, tick, last time.Duration, leading func(time.Duration) 
 	return all
 }
 
-func TestPeriodicCompactionKeepsTheWindow(t *testing.T) {
-	for _, c := range []struct {
-		window, last time.Duration
-		want         []compaction
-	}{
-		// A window up to an hour: again after each window.
-		{30 * time.Minute, 90 * time.Minute, []compaction{{30 * time.Minute, 1}, {60 * time.Minute, 31}, {90 * time.Minute, 61}}},
-		{time.Hour, 2 * time.Hour, []compaction{{time.Hour, 1}, {2 * time.Hour, 61}}},
-		// A longer one: the first after the window, then every hour.
-		{
-			24 * time.Hour, 27 * time.Hour,
-			[]compaction{{24 * time.Hour, 1}, {25 * time.Hour, 61}, {26 * time.Hour, 121}, {27 * time.Hour, 181}},
-		},
-		{90 * time.Minute, 4 * time.Hour, []compaction{{90 * time.Minute, 1}, {150 * time.Minute, 61}, {210 * time.Minute, 121}}},
-	} {
-		got := play(Retention{Window: c.window}, 100*time.Millisecond, c.last, nil, nil)
-		if !slices.Equal(got, c.want) {
-			t.Errorf("%v: %v, want %v", c.window, got, c.want)
+// TestCompactionsAreEtcds plays what test/compat plays with etcd's compactor.
+func TestCompactionsAreEtcds(t *testing.T) {
+	kept, err := os.ReadFile("testdata/compactions.txt")
+	must(t, err)
+	var played strings.Builder
+	for line := range strings.Lines(string(kept)) {
+		if strings.HasPrefix(line, "#") {
+			played.WriteString(line)
+			continue
 		}
+		words := strings.Fields(line)
+		if len(words) != 6 {
+			continue // it says what was compacted
+		}
+		played.WriteString(line)
+		var keep Retention
+		var last, failing time.Duration
+		if words[0] == "revision" {
+			_, err = fmt.Sscan(words[1], &keep.Revisions)
+		} else {
+			keep.Window, err = time.ParseDuration(words[1])
+		}
+		must(t, err)
+		last, err = time.ParseDuration(words[3])
+		must(t, err)
+		failing, err = time.ParseDuration(words[5])
+		must(t, err)
+		for _, c := range play(keep, 100*time.Millisecond, last, nil, func(at time.Duration) bool { return at > failing }) {
+			fmt.Fprintf(&played, "    %v to %d\n", c.at, c.target)
+		}
+	}
+	if played.String() != string(kept) {
+		t.Errorf("etcd does\n%s\nkvd does\n%s", kept, played.String())
 	}
 }
 
@@ -76,22 +92,10 @@ func TestPeriodicCompactionNeverCutsIntoTheWindow(t *testing.T) {
 	}
 }
 
-func TestFailedCompactionIsMadeUpForSoon(t *testing.T) {
-	fails := func(at time.Duration) bool { return at > 70*time.Minute }
-	got := play(Retention{Window: time.Hour}, time.Second, 3*time.Hour, nil, fails)
-	want := []compaction{
-		{60 * time.Minute, 1}, {66 * time.Minute, 7}, // fail
-		{72 * time.Minute, 13}, {132 * time.Minute, 73},
-	}
-	if !slices.Equal(got, want) {
-		t.Errorf("%v, want %v", got, want)
-	}
-}
-
 func TestMemberThatDoesNotLeadOnlySamples(t *testing.T) {
 	leads := func(at time.Duration) bool { return at > 100*time.Minute }
 	got := play(Retention{Window: time.Hour}, time.Second, 3*time.Hour, leads, nil)
-	want := []compaction{{102 * time.Minute, 43}, {162 * time.Minute, 103}}
+	want := []compaction{{102 * time.Minute, 37}, {162 * time.Minute, 97}}
 	if !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}

@@ -71,11 +71,17 @@ type renewals struct {
 	loop      *loop
 	deadlines lease.Deadlines // empty unless this member leads
 	scan      time.Time       // when to look for passed deadlines again
-	revokes   [][]byte        // entries to propose
+	revokes   []revocation    // to propose
 	revoking  map[lease.ID]bool
 	ending    map[lease.ID][]reply[int64] // renewals of leases that are over
 	resets    map[lease.ID][]reply[int64] // and those that wait for a checkpoint to be taken back
 	parked    []parked
+}
+
+// revocation is an entry that ends a lease.
+type revocation struct {
+	id   lease.ID
+	data []byte
 }
 
 // parked is a call that waits for an index to be applied, or for this member,
@@ -312,14 +318,25 @@ func (rn *renewals) revoke() {
 			continue
 		}
 		rn.revoking[id] = true
-		rn.revokes = append(rn.revokes, data)
+		rn.revokes = append(rn.revokes, revocation{id, data})
 	}
 }
 
-// takeRevokes returns the entries to propose. What becomes of them is seen by
-// note; those that get lost are proposed again after the request timeout.
-func (rn *renewals) takeRevokes() [][]byte {
+// takeRevokes returns the entries to propose. Who does not lead any more has none:
+// raft would pass them on to the leader, who may have renewed the lease.
+func (rn *renewals) takeRevokes() []revocation {
 	taken := rn.revokes
 	rn.revokes = nil
+	if rn.loop.led == 0 || !rn.loop.core.Leading() {
+		return nil
+	}
 	return taken
+}
+
+// proposed is told which revocations are in the log. The others are made again
+// after the request timeout.
+func (rn *renewals) proposed(taken []revocation) {
+	for _, one := range taken {
+		rn.deadlines.Proposed(one.id)
+	}
 }

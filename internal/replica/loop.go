@@ -289,7 +289,12 @@ func (l *loop) propose() {
 	l.crowd = len(batch) > 1
 	own := l.renewals.takeRevokes()
 	entries := l.entriesOf(batch, own)
-	if !l.core.Propose(entries) {
+	if len(entries) == 0 {
+		return
+	}
+	if l.core.Propose(entries) {
+		l.renewals.proposed(own)
+	} else {
 		l.r.intake.giveBack(batch) // until the next round, or its deadline
 	}
 	// Raft copies entries for its log, but it forwards those that it was given,
@@ -304,7 +309,7 @@ func (l *loop) propose() {
 }
 
 // entriesOf makes entries of proposals, out of l.entries as far as they go.
-func (l *loop) entriesOf(batch []proposal, own [][]byte) []*raftpb.Entry {
+func (l *loop) entriesOf(batch []proposal, own []revocation) []*raftpb.Entry {
 	n := len(batch) + len(own)
 	for len(l.entries) < n {
 		more := make([]raftpb.Entry, max(64, n-len(l.entries)))
@@ -316,7 +321,7 @@ func (l *loop) entriesOf(batch []proposal, own [][]byte) []*raftpb.Entry {
 	for i, e := range entries {
 		e.Type = nil
 		if i >= len(batch) {
-			e.Data = own[i-len(batch)]
+			e.Data = own[i-len(batch)].data
 			continue
 		}
 		e.Data = batch[i].data

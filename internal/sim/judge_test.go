@@ -26,7 +26,9 @@ func (w *world) settle() {
 	}
 	for _, id := range w.ids() {
 		n := w.nodes[id]
-		n.paused = false
+		if n.paused {
+			n.resume()
+		}
 		if !n.up && !n.removed {
 			n.start()
 		}
@@ -39,6 +41,10 @@ func (w *world) settle() {
 		w.round()
 	}
 	w.finalReads()
+	for end := w.now + settleIn; w.leader() == nil || w.leader().view.Leases.Len() > 0; w.now++ {
+		w.check(w.now < end, "leases do not end: %s", w.standing())
+		w.round()
+	}
 }
 
 // round gives everybody a turn.
@@ -50,8 +56,7 @@ func (w *world) round() {
 			continue
 		}
 		if w.now%5 == 0 {
-			n.core.Tick()
-			n.work()
+			n.tick()
 		}
 		for range 3 {
 			if len(n.appends) > 0 {

@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"kvd/internal/lease"
 	"kvd/internal/member"
 	"kvd/internal/mvcc"
 	"kvd/internal/replica"
@@ -36,22 +37,32 @@ type node struct {
 	images map[uint64]*store.Mem // received, by the entry they are at
 
 	up, paused bool
-	removed    bool  // it has applied its own removal,
-	leaves     int64 // and stops at this step, so that the others have heard of it
+	sent       []delivery // snapshots that have come through or not while it was paused
+	removed    bool       // it has applied its own removal,
+	leaves     int64      // and stops at this step, so that the others have heard of it
 
-	log     *wal.Log
-	core    *replica.Core
-	machine *state.Machine
-	appends []*raftpb.Message // for the appender
-	applies []order           // for the applier
-	rows    []*store.Batch    // for the flusher
-	view    *state.View       // shows what the rows lead to
-	led     uint64            // the term in which it leads and has applied an entry
-	marked  uint64            // entry of the last snapshot of the log
-	kept    uint64            // entries up to here are out of memory
-	pending map[uint64]*op    // writes proposed here, by request ID
-	reads   map[uint64]*op    // read rounds on their way
-	behind  []*op             // reads that wait for an entry to be applied
+	log       *wal.Log
+	core      *replica.Core
+	machine   *state.Machine
+	appends   []*raftpb.Message // for the appender
+	applies   []order           // for the applier
+	rows      []*store.Batch    // for the flusher
+	view      *state.View       // shows what the rows lead to
+	led       uint64            // the term in which it leads and has applied an entry
+	inOffice  bool              // it keeps the deadlines of leases
+	deadlines lease.Deadlines
+	doubts    uint64         // the read that would end a leader's doubts; 0: it has none
+	marked    uint64         // entry of the last snapshot of the log
+	kept      uint64         // entries up to here are out of memory
+	pending   map[uint64]*op // writes proposed here, by request ID
+	reads     map[uint64]*op // read rounds on their way
+	behind    []*op          // reads that wait for an entry to be applied
+}
+
+// delivery is what has become of a snapshot.
+type delivery struct {
+	to      uint64
+	arrived bool
 }
 
 // order is one thing for the applier.
@@ -103,6 +114,8 @@ func (n *node) start() {
 	must(err)
 	n.up, n.paused = true, false
 	n.appends, n.applies, n.rows, n.led, n.behind = nil, nil, nil, 0, nil
+	n.sent = nil
+	n.inOffice, n.doubts, n.deadlines = false, 0, lease.Deadlines{}
 	n.marked, n.kept = log.Start().Index, log.Start().Index
 	n.pending, n.reads = map[uint64]*op{}, map[uint64]*op{}
 	n.work()
@@ -124,6 +137,19 @@ func (n *node) stamp() store.Stamp {
 	must(err)
 	defer reader.Close()
 	return reader.Stamp()
+}
+
+// resume lets a member go on that stood still, if it is up.
+func (n *node) resume() {
+	n.paused = false
+	if !n.up {
+		return
+	}
+	for _, d := range n.sent {
+		n.core.SnapshotSent(d.to, d.arrived)
+	}
+	n.sent = nil
+	n.doubt()
 }
 
 // crash ends the member in the middle of whatever it was doing.
@@ -164,6 +190,9 @@ func (n *node) work() {
 		}
 		for _, r := range w.Reads {
 			id := binary.BigEndian.Uint64(r.RequestCtx)
+			if id == n.doubts {
+				n.doubts = 0
+			}
 			if o := n.reads[id]; o != nil {
 				delete(n.reads, id)
 				o.index = r.Index
@@ -213,6 +242,13 @@ func clone(from *store.Mem) *store.Mem {
 
 var buckets = []store.Bucket{
 	store.Key, store.Meta, store.Lease, store.Alarm, store.Members, store.MembersRemoved, store.Cluster,
+}
+
+// tick lets time pass.
+func (n *node) tick() {
+	n.core.Tick()
+	n.work()
+	n.expire()
 }
 
 // step gives raft a message.
@@ -284,6 +320,7 @@ func (n *node) apply() {
 		n.rows = append(n.rows, rows)
 	}
 	n.view = n.machine.View()
+	n.office()
 	for _, answer := range o.entries.GetResponses() {
 		must(n.core.Step(answer))
 	}
@@ -317,6 +354,8 @@ func (n *node) run(e *raftpb.Entry) {
 	in.Wanted = waiting != nil
 	out := n.machine.Apply(in)
 	must(out.Fatal)
+	n.follow(in.Index, id, out.Leases)
+	n.w.happened(in, out)
 	if in.Change != nil {
 		change := in.Change
 		if out.Change != nil {

@@ -30,6 +30,7 @@ func simulate(t *testing.T, seed uint64, b bug) (w *world, fault string) {
 
 func TestEveryRunHolds(t *testing.T) {
 	answered, snapshots := 0, 0
+	did := map[string]int{}
 	for s := *seed; s < *seed+*seeds; s++ {
 		w, fault := simulate(t, s, none)
 		if fault != "" {
@@ -40,16 +41,30 @@ func TestEveryRunHolds(t *testing.T) {
 				answered++
 			}
 		}
+		for kind, n := range w.did {
+			did[kind] += n
+		}
+		did["lease granted"] += w.promises.granted
+		did["lease renewed"] += w.promises.renewed
+		did["lease ended"] += w.promises.ended
 		for _, n := range w.nodes {
 			snapshots += len(n.images)
 		}
 	}
-	t.Logf("%d runs, %d operations answered, %d snapshots received", *seeds, answered, snapshots)
+	t.Logf("%d runs, %d operations answered, %d snapshots received, %v", *seeds, answered, snapshots, did)
 	if answered < int(*seeds)*20 {
 		t.Error("hardly anything was answered")
 	}
-	if *seeds >= 50 && snapshots == 0 {
+	if *seeds < 50 {
+		return
+	}
+	if snapshots == 0 {
 		t.Error("no member ever needed a snapshot")
+	}
+	for _, kind := range happenings {
+		if did[kind] == 0 {
+			t.Errorf("it never happened: %s", kind)
+		}
 	}
 }
 
@@ -63,9 +78,15 @@ func TestSameSeedMakesTheSameRun(t *testing.T) {
 	}
 }
 
+// happenings are what no choice of chances may leave out.
+var happenings = []string{
+	"crash", "pause", "cut", "transfer", "member added or promoted", "learner added", "member removed", "compaction",
+	"lease granted", "lease renewed", "lease ended",
+}
+
 // A simulator that finds nothing may be blind: it must see these.
 func TestPlantedBugsAreFound(t *testing.T) {
-	for name, b := range map[string]bug{"syncs that do nothing": lyingDisks, "reads that do not ask": staleReads} {
+	for name, b := range map[string]bug{"syncs that do nothing": lyingDisks, "reads that do not ask": staleReads, "leases ended by who leads no more": staleDeadlines} {
 		found := false
 		for s := uint64(1000); s < 1040 && !found; s++ {
 			_, fault := simulate(t, s, b)

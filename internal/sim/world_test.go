@@ -23,9 +23,10 @@ import (
 type bug int
 
 const (
-	none       bug = iota
-	lyingDisks     // syncs do nothing
-	staleReads     // reads do not ask the leader
+	none           bug = iota
+	lyingDisks         // syncs do nothing
+	staleReads         // reads do not ask the leader
+	staleDeadlines     // who leads no more goes on to end leases
 )
 
 // world is all members, the network between them, and their clients.
@@ -45,9 +46,11 @@ type world struct {
 	request uint64
 	next    uint64 // ID of the next new member
 
-	leaders map[uint64]uint64 // by term
-	commits map[uint64]uint64 // by member, since it started
-	entries []uint64          // hash of each entry that was applied somewhere
+	leaders  map[uint64]uint64 // by term
+	commits  map[uint64]uint64 // by member, since it started
+	promises promises
+	did      map[string]int // what has happened, by kind
+	entries  []uint64       // hash of each entry that was applied somewhere
 
 	trace []string // the newest lines
 	sum   uint64   // of all lines
@@ -70,6 +73,7 @@ func newWorld(seed uint64, b bug) *world {
 	w := &world{
 		random: rand.New(rand.NewPCG(seed, 1)), bug: b, nodes: map[uint64]*node{}, blocked: map[[2]uint64]bool{},
 		leaders: map[uint64]uint64{}, commits: map[uint64]uint64{}, next: 4,
+		promises: newPromises(), did: map[string]int{},
 	}
 	first := []uint64{1, 2, 3}
 	for _, id := range first {
@@ -121,7 +125,7 @@ func (w *world) run() (fault string) {
 			panic(fmt.Sprintf("%v\n%s", p, w.tail()))
 		}
 	}()
-	for w.now = range int64(runSteps) {
+	for ; w.now < runSteps; w.now++ {
 		w.turn()
 	}
 	w.settle()
@@ -169,8 +173,7 @@ func (w *world) turn() {
 		w.deliver()
 	case p < 5500:
 		if n := w.some(works); n != nil {
-			n.core.Tick()
-			n.work()
+			n.tick()
 		}
 	case p < 7000:
 		if n := w.some(func(n *node) bool { return works(n) && len(n.appends) > 0 }); n != nil {
@@ -184,25 +187,33 @@ func (w *world) turn() {
 		if n := w.some(works); n != nil {
 			n.flush()
 		}
-	case p < 9900:
+	case p < 9700:
 		w.client()
-	case p < 9915:
+	case p < 9890:
+		w.lease()
+	case p < 9905:
 		w.cut()
-	case p < 9935:
+	case p < 9922:
 		if n := w.some(func(n *node) bool { return n.up }); n != nil {
 			w.note("member %d crashes", n.id)
+			w.did["crash"]++
 			n.crash()
 			w.commits[n.id] = 0
 		}
-	case p < 99755:
+	case p < 9945:
 		if n := w.some(func(n *node) bool { return !n.up && !n.removed }); n != nil {
 			w.note("member %d starts", n.id)
 			n.start()
 		}
-	case p < 9975:
+	case p < 9960:
 		if n := w.some(func(n *node) bool { return n.up }); n != nil {
-			n.paused = !n.paused
-			w.note("member %d paused: %v", n.id, n.paused)
+			w.did["pause"]++
+			w.note("member %d paused: %v", n.id, !n.paused)
+			if n.paused {
+				n.resume()
+			} else {
+				n.paused = true
+			}
 		}
 	default:
 		w.operate()
@@ -221,8 +232,24 @@ func (w *world) client() {
 	w.begin(c)
 }
 
+// happened counts what an entry has done, once for each member.
+func (w *world) happened(in state.Entry, out state.Outcome) {
+	switch c := out.Change; {
+	case in.Request != nil && in.Request.Compaction != nil && out.Err == nil:
+		w.did["compaction"]++
+	case c == nil || c.GetNodeId() == 0:
+	case c.GetType() == raftpb.ConfChangeRemoveNode:
+		w.did["member removed"]++
+	case c.GetType() == raftpb.ConfChangeAddLearnerNode:
+		w.did["learner added"]++
+	case c.GetNodeId() > 3:
+		w.did["member added or promoted"]++
+	}
+}
+
 // cut changes who can talk to whom.
 func (w *world) cut() {
+	w.did["cut"]++
 	ids := w.ids()
 	switch w.random.IntN(4) {
 	case 0, 1: // everything is whole again
@@ -276,11 +303,14 @@ func (w *world) pass(p *packet, lost bool) {
 		}
 		to.step(proto.CloneOf(p.m))
 	}
-	if from := w.nodes[p.from]; from != nil && works(from) {
+	if from := w.nodes[p.from]; from != nil && from.up {
 		switch {
+		case p.image != nil && from.paused:
+			from.sent = append(from.sent, delivery{p.to, arrives}) // it hears of it when it goes on
 		case p.image != nil:
 			from.core.SnapshotSent(p.to, arrives)
 			from.work()
+		case from.paused:
 		case !arrives && w.random.IntN(5) == 0:
 			from.core.Unreachable(p.to)
 			from.work()
@@ -288,15 +318,14 @@ func (w *world) pass(p *packet, lost bool) {
 	}
 }
 
-// operate is what an operator does: change members, move the leader, compact,
-// take a lease.
+// operate is what an operator does: change members, move the leader, compact.
 func (w *world) operate() {
 	n := w.some(works)
 	if n == nil {
 		return
 	}
 	all := n.view.Members.Members()
-	switch w.random.IntN(7) {
+	switch w.random.IntN(6) {
 	case 0, 1:
 		if len(w.nodes) < 6 && len(all) < 5 {
 			id := w.next
@@ -330,15 +359,14 @@ func (w *world) operate() {
 			to := n.core.Voters()[w.random.IntN(len(n.core.Voters()))]
 			w.note("member %d is to hand over to %d", n.id, to)
 			n.core.Transfer(to)
+			w.did["transfer"]++
 			n.work()
 		}
-	case 5:
+	default:
 		if rev := n.view.Keys.Revision() - 5; rev > max(n.view.Keys.Compacted(), 1) {
 			w.note("compacted to %d", rev)
 			w.propose(n, nil, &state.Request{Compaction: &pb.CompactionRequest{Revision: rev}})
 		}
-	default:
-		w.propose(n, nil, &state.Request{LeaseGrant: &pb.LeaseGrantRequest{ID: int64(w.random.IntN(5) + 1), TTL: 100}})
 	}
 }
 
@@ -354,6 +382,7 @@ func (w *world) watch(n *node) {
 	}
 	w.check(s.Commit >= w.commits[n.id], "member %d: committed %d after %d", n.id, s.Commit, w.commits[n.id])
 	w.commits[n.id] = s.Commit
+	n.office()
 }
 
 // agree checks that all members apply the same entry at an index.

@@ -13,10 +13,11 @@ import (
 )
 
 // A transaction of a defragmentation ends after this much, so that its dirty
-// pages do not fill the memory.
+// pages do not fill the memory. Then the disk gets them at once: a large file
+// that is written back at the end holds up every fdatasync of the log meanwhile.
 const (
 	chunkRows  = 10_000
-	chunkBytes = 16 << 20
+	chunkBytes = 4 << 20
 )
 
 // Defragment rewrites the file without its free pages. It is the committer who
@@ -91,9 +92,9 @@ func (f *File) rewrite(ctx context.Context) (fresh *handle, err error) {
 	return fresh, nil
 }
 
-// fill copies every bucket and syncs once, at the end.
+// fill copies every bucket and syncs.
 func (f *File) fill(ctx context.Context, to *handle, from *moment, told func(done, total int64)) error {
-	c := copying{ctx: ctx, to: to.db, from: from, total: f.InUse(), told: told}
+	c := copying{ctx: ctx, to: to.db, from: from, total: f.InUse(), told: told, sync: !f.options.NoSync}
 	to.db.NoSync = true
 	if err := c.run(); err != nil {
 		return err
@@ -113,6 +114,7 @@ type copying struct {
 	without []Bucket // made, but their rows are left out
 	visit   func(bucket Bucket, key, value []byte) error
 	told    func(done, total int64)
+	sync    bool // after each transaction
 
 	done, total int64 // bytes of rows
 	dropped     int64 // done, when memory was let go of
@@ -181,8 +183,14 @@ func (c *copying) row(to *bolt.Bucket, name Bucket, key, value []byte) error {
 	return to.Put(key, value)
 }
 
-// pause lets go of the pages that were read, and tells how far it is.
+// pause hands the pages that were written to the disk, lets go of those that were
+// read, and tells how far it is.
 func (c *copying) pause() error {
+	if c.sync {
+		if err := c.to.Sync(); err != nil {
+			return err
+		}
+	}
 	if c.done-c.dropped >= letGo*1024 {
 		c.dropped = c.done
 		if err := c.from.dropCache(); err != nil {

@@ -61,6 +61,8 @@ func dumpSegment(path string, chain *uint32, visit func(Record) error) (crc uint
 		rec, err := in.next()
 		var d *damage
 		switch {
+		case errors.Is(err, io.EOF) && in.offset == 0:
+			return 0, corrupt(path, 0, "it has no record; segments are begun whole, so this is no crash")
 		case errors.Is(err, io.EOF):
 			return in.crc, nil
 		case errors.As(err, &d):

@@ -46,6 +46,42 @@ func writeSnap(files vfs.FS, dir string, s *raftpb.Snapshot) error {
 	return files.SyncDir(dir)
 }
 
+// CheckSnap says what is wrong with a .snap file.
+func CheckSnap(path string) error {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if len(content) == 0 {
+		return errors.New("it is empty")
+	}
+	var crc uint64
+	var data []byte
+	for len(content) > 0 {
+		field, kind, n := protowire.ConsumeTag(content)
+		if n < 0 {
+			return errors.New("it is cut short, or no such file")
+		}
+		content = content[n:]
+		switch {
+		case field == 1 && kind == protowire.VarintType:
+			crc, n = protowire.ConsumeVarint(content)
+		case field == 2 && kind == protowire.BytesType:
+			data, n = protowire.ConsumeBytes(content)
+		default:
+			n = protowire.ConsumeFieldValue(field, kind, content)
+		}
+		if n < 0 {
+			return errors.New("it is cut short, or no such file")
+		}
+		content = content[n:]
+	}
+	if sum := crc32.Checksum(data, castagnoli); uint64(sum) != crc {
+		return fmt.Errorf("its CRC is %08x, and that of its content %08x", crc, sum)
+	}
+	return proto.Unmarshal(data, &raftpb.Snapshot{})
+}
+
 // snapEnvelope is the file's content: field 1 the CRC, field 2 the snapshot.
 func snapEnvelope(s *raftpb.Snapshot) ([]byte, error) {
 	data, err := proto.Marshal(s)

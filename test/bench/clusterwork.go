@@ -202,7 +202,7 @@ func catchUp(ctx context.Context, cs *clusterStage) (metrics, error) {
 	}
 	defer p.kill()
 	var wall time.Duration
-	latencies, err := meanwhile(ctx, conns, cs.seed, func(ctx context.Context) (err error) {
+	latencies, err := meanwhile(ctx, conns, cs.seed, putOp, func(ctx context.Context) (err error) {
 		wall, err = p.serves(ctx, keys)
 		return err
 	})
@@ -293,10 +293,10 @@ func (p *process) complete(ctx context.Context, conn *grpc.ClientConn, keys spac
 	return nil
 }
 
-// meanwhile puts at a steady pace over the connections until f returns, and
+// meanwhile calls at a steady pace over the connections until f returns, and
 // returns the sorted latencies. Each counts from when the put was due: a put
 // that waits for the one before it is late too.
-func meanwhile(ctx context.Context, conns []*grpc.ClientConn, seed uint64, f func(ctx context.Context) error) ([]int64, error) {
+func meanwhile(ctx context.Context, conns []*grpc.ClientConn, seed uint64, build func(c caller) op, f func(ctx context.Context) error) ([]int64, error) {
 	running, stop := context.WithCancel(ctx)
 	var (
 		callers sync.WaitGroup
@@ -306,7 +306,7 @@ func meanwhile(ctx context.Context, conns []*grpc.ClientConn, seed uint64, f fun
 		start   = time.Now()
 	)
 	for i, conn := range conns {
-		put := putOp(caller{conn: conn, id: i, seed: seed})
+		put := build(caller{conn: conn, id: i, seed: seed})
 		offset := every * time.Duration(i) / time.Duration(len(conns))
 		callers.Go(func() {
 			each[i], faults[i] = paced(running, start.Add(offset), every, func() error { return put(ctx) })

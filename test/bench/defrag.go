@@ -8,15 +8,19 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
 )
 
 const defragName = "defrag"
 
 // Names of metrics of a defragmentation.
 const (
-	idleTail   = "idle_p99_us"
-	tailOfIdle = "p99_of_idle" // p99 while it is defragmented, over p99 while idle
-	defragWall = "defrag_s"
+	idleTail      = "idle_p99_us"
+	tailOfIdle    = "p99_of_idle"         // p99 while it is defragmented, over p99 while idle
+	compactOfIdle = "compact_p99_of_idle" // the same of a compaction
+	compactWall   = "compact_s"
+	defragWall    = "defrag_s"
 )
 
 // defragSpace is the store that is defragmented. All of it is copied, whether
@@ -59,7 +63,12 @@ func (c *contest) defrag(ctx context.Context, round int, sub *subject) (metrics,
 	if _, err := p.ready(ctx, small.key(0)); err != nil {
 		return nil, err
 	}
-	if err := fill(ctx, p.addr, defragSpace(c.options.defragMB)); err != nil {
+	keys := defragSpace(c.options.defragMB)
+	if err := fill(ctx, p.addr, keys); err != nil {
+		return nil, err
+	}
+	keys.n /= 4 // of which a past remains, for the compaction
+	if err := fill(ctx, p.addr, keys); err != nil {
 		return nil, err
 	}
 	if err := pause(ctx, c.options.settle); err != nil {
@@ -73,8 +82,8 @@ func (c *contest) defrag(ctx context.Context, round int, sub *subject) (metrics,
 	return m, err
 }
 
-// defragment compares puts on an idle server with those during one
-// defragmentation of it.
+// defragment compares puts on an idle server with those during a compaction, and
+// those during one defragmentation.
 func (p *process) defragment(ctx context.Context, idle time.Duration, seed uint64, profile profiler) (metrics, error) {
 	conns, closeAll, err := dialAll([]*process{p}, meanwhileCallers)
 	if err != nil {
@@ -86,9 +95,17 @@ func (p *process) defragment(ctx context.Context, idle time.Duration, seed uint6
 		return nil, err
 	}
 	defer plain.Close() //nolint:errcheck // nothing is in flight
-	alone, err := meanwhile(ctx, conns, seed, func(ctx context.Context) error { return pause(ctx, idle) })
+	alone, err := meanwhile(ctx, conns, seed, patientPut, func(ctx context.Context) error { return pause(ctx, idle) })
 	if err != nil {
 		return nil, fmt.Errorf("idle: %w", err)
+	}
+	var compacted time.Duration
+	compacting, err := meanwhile(ctx, conns, seed+2, patientPut, func(ctx context.Context) (err error) {
+		compacted, err = compactOnce(ctx, plain)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("while it compacts: %w", err)
 	}
 	before, err := usageOf(p.pid())
 	if err != nil {
@@ -97,7 +114,7 @@ func (p *process) defragment(ctx context.Context, idle time.Duration, seed uint6
 	profiled := profile.begin(p, defragName, idle)
 	defer profiled()
 	var wall time.Duration
-	busy, err := meanwhile(ctx, conns, seed+1, func(ctx context.Context) (err error) {
+	busy, err := meanwhile(ctx, conns, seed+1, patientPut, func(ctx context.Context) (err error) {
 		wall, err = defragmentOnce(ctx, plain)
 		return err
 	})
@@ -116,8 +133,24 @@ func (p *process) defragment(ctx context.Context, idle time.Duration, seed uint6
 		latencyMedian:  float64(percentile(busy, 50)) / 1e3,
 		tailOfIdle:     busyAt / idleAt,
 		defragWall:     wall.Seconds(),
+		compactOfIdle:  float64(percentile(compacting, 99)) / idleAt,
+		compactWall:    compacted.Seconds(),
 		"defrag_cpu_s": (after.CPU - before.CPU).Seconds(),
 	}, nil
+}
+
+// compactOnce compacts to the present, and returns when what is past is removed.
+func compactOnce(ctx context.Context, conn *grpc.ClientConn) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	keys := pb.NewKVClient(conn)
+	now, err := keys.Range(ctx, &pb.RangeRequest{Key: []byte{0}})
+	if err != nil {
+		return 0, err
+	}
+	at := time.Now()
+	_, err = keys.Compact(ctx, &pb.CompactionRequest{Revision: now.Header.Revision, Physical: true})
+	return time.Since(at), err
 }
 
 func defragmentOnce(ctx context.Context, conn *grpc.ClientConn) (time.Duration, error) {
@@ -126,4 +159,17 @@ func defragmentOnce(ctx context.Context, conn *grpc.ClientConn) (time.Duration, 
 	at := time.Now()
 	_, err := pb.NewMaintenanceClient(conn).Defragment(ctx, &pb.DefragmentRequest{})
 	return time.Since(at), err
+}
+
+// patientPut is putOp for a server that stands still while it defragments, as
+// etcd does: a put that times out has taken that long, and the next is tried.
+func patientPut(c caller) op {
+	put := putOp(c)
+	return func(ctx context.Context) error {
+		err := put(ctx)
+		if code := grpcstatus.Code(err); code == codes.Unavailable || code == codes.DeadlineExceeded {
+			return nil
+		}
+		return err
+	}
 }

@@ -201,12 +201,16 @@ func TestEveryPathIsEtcds(t *testing.T) {
 	for _, method := range []string{"GET", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"} {
 		for _, path := range []string{"/v3/kv/range", "/v3/watch", "/v3/nosuch", "/v3/"} {
 			p := page{method: method, path: path}
-			if a, b := fetch(t, judge.ClientURL, p), fetch(t, judged.ClientURL, p); a != b {
+			if a, b := tight(fetch(t, judge.ClientURL, p)), tight(fetch(t, judged.ClientURL, p)); a != b {
 				t.Errorf("%s %s\n--- etcd\n%s\n--- kvd\n%s", method, path, a, b)
 			}
 		}
 	}
 }
+
+// tight takes out the spaces that protojson puts behind commas in one build and
+// not in another, so that nobody relies on them.
+func tight(page string) string { return strings.ReplaceAll(page, `, "`, `,"`) }
 
 // TestEveryPathHasALetter keeps the list above whole.
 func TestEveryPathHasALetter(t *testing.T) {

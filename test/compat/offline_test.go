@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -183,5 +184,48 @@ func TestAMemberStartsByEtcdsFile(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "too many operations") {
 			t.Errorf("%s: max-txn-ops has no effect: %v", bin.Name, err)
 		}
+	}
+}
+
+// A directory of etcd's is taken to other versions and back by either tool, and
+// refused alike; then it is served.
+func TestMigrateIsEtcdutls(t *testing.T) {
+	t.Parallel()
+	ours, theirs := t.TempDir(), t.TempDir()
+	for _, dir := range []string{ours, theirs} {
+		unpack(t, filepath.Join(kubernetes, "data-dir.tar.xz"), dir)
+	}
+	mistake := func(s spoken) string {
+		for line := range strings.Lines(s.errs) {
+			if strings.HasPrefix(line, "Error: ") {
+				return line
+			}
+		}
+		return ""
+	}
+	for _, args := range []string{
+		"", "--target-version=3.6", "--target-version=3", "--target-version=3.6.1", "--target-version=3.4", "--target-version=2.9",
+		"--target-version=3.7", "--target-version=3.8", "--target-version=3.9 -w=json", "--target-version=4.0", "--target-version=3.6",
+		"--target-version=3.6", "--target-version=3.5", "--target-version=3.8", "--target-version=3.7 --timeout=1s", "--target-version=3.5",
+		"--target-version=3.8 --force", "--target-version=3.7", "--target-version=3.7 --force",
+	} {
+		var said [2]spoken
+		for i, dir := range []string{ours, theirs} {
+			words := append([]string{"migrate"}, strings.Fields(args)...)
+			if args != "" {
+				words = append(words, "--data-dir="+dir)
+			}
+			said[i] = ask(t, []oracle.Binary{oracle.Kvd(t), oracle.Etcdutl(t)}[i], words...)
+		}
+		if said[0].status != said[1].status || mistake(said[0]) != mistake(said[1]) || said[0].out != said[1].out {
+			t.Errorf("migrate %s: status %d, %s; etcdutl: status %d, %s", args, said[0].status, said[0].errs, said[1].status, mistake(said[1]))
+		}
+		a, b := rowsOf(t, filepath.Join(ours, "member/snap/db")), rowsOf(t, filepath.Join(theirs, "member/snap/db"))
+		if !reflect.DeepEqual(a, b) {
+			t.Errorf("migrate %s: version %q in the database, etcdutl %q", args, a[`meta "storageVersion"`], b[`meta "storageVersion"`])
+		}
+	}
+	if said := ask(t, oracle.Kvd(t), "check", "--data-dir", ours); said.status != 0 {
+		t.Errorf("after it all: %+v", said)
 	}
 }

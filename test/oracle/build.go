@@ -14,6 +14,12 @@ import (
 type Binary struct {
 	Name string // etcd, kvd, …
 	Path string
+
+	// Through is a kvd whose proxy stands between clients and the server that
+	// this is; none, or kvd's own where KVD_TEST_PROXY is set and the server is
+	// not etcd. The proxy listens at the ClientURL and is given the flags of the
+	// server, too.
+	Through string
 }
 
 // Etcd is the server that judges.

@@ -55,11 +55,6 @@ type Options struct {
 	// on, readonly, or ByFile; not a proxy. It has no peer URL.
 	Proxy string
 
-	// Through is a kvd whose proxy stands between clients and this server; none,
-	// or kvd's own where KVD_TEST_PROXY is set and the server is not etcd. The
-	// proxy listens at ClientURL and is given the flags of the server, too.
-	Through Binary
-
 	listen string // where the server itself listens for clients; ClientURL
 }
 

@@ -11,14 +11,14 @@ import (
 // client URL, and gives the server another.
 func between(t testing.TB, bin Binary, o *Options) (*Member, error) {
 	t.Helper()
-	if o.Through.Path == "" && os.Getenv("KVD_TEST_PROXY") != "" && bin.Name != "etcd" {
-		o.Through = Kvd(t)
+	if bin.Through == "" && os.Getenv("KVD_TEST_PROXY") != "" && bin.Name != "etcd" {
+		bin.Through = Kvd(t).Path
 	}
-	if o.Through.Path == "" || o.Proxy != "" || !strings.HasPrefix(o.ClientURL, "http://") || len(o.Sockets) > 0 {
+	if bin.Through == "" || o.Proxy != "" || !strings.HasPrefix(o.ClientURL, "http://") || len(o.Sockets) > 0 {
 		return nil, nil
 	}
 	o.listen = "http://" + FreeAddress(t)
-	return launch(t, o.Through, Options{
+	return launch(t, Binary{Name: "kvd", Path: bin.Through}, Options{
 		Name: o.Name + "-proxy", ClientURL: o.ClientURL, Proxy: "on", Under: o.Under, Connect: o.Connect, Env: o.Env,
 		Args: append(slices.DeleteFunc(slices.Clone(o.Args), ofTheMemberAlone), "--proxy-endpoints", o.listen),
 	})

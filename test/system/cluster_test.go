@@ -144,6 +144,18 @@ func TestAClusterOfHosts(t *testing.T) {
 		one.comes("systemctl status kvd", "3 of 3 members up")
 		three.says("kvctl get while", "away")
 	})
+	one.step("a member is replaced as the catalogue says", func() {
+		two.t = one.t
+		before := two.run("kvctl member list | grep kvd2 | cut -d, -f1")
+		two.run("systemctl stop kvd")
+		two.says("kvd member rejoin --dry-run --cacert=/etc/kvd/tls/tls.crt", before)
+		two.run("kvd member rejoin --yes --cacert=/etc/kvd/tls/tls.crt")
+		two.run("systemctl start kvd")
+		two.comes("systemctl status kvd", "Active: active (running)", "3 of 3 members up")
+		two.says("kvctl get while; ls -d /var/lib/kvd/member.bad-*", "away", "/var/lib/kvd/member.bad-")
+		two.lacks("kvctl member list", before)
+		two.lacks("find /var/lib/kvd -not -user kvd", "/var/lib/kvd")
+	})
 	t.Logf("%d writes acknowledged", stop())
 	one.says("kvctl --endpoints="+on("kvd1", "kvd2", "kvd3")+" endpoint health", "kvd1:2379 is healthy", "kvd2:2379 is healthy", "kvd3:2379 is healthy")
 }

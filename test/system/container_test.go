@@ -19,9 +19,9 @@ import (
 const (
 	groupNames = "kvd-system-" // of control groups and network namespaces; then the process that made it
 
-	bootLimit    = 2 * time.Minute
-	commandLimit = 2 * time.Minute
-	patience     = time.Minute // for what must happen by itself
+	bootLimit    = 4 * time.Minute
+	commandLimit = 4 * time.Minute
+	patience     = 2 * time.Minute // for what must happen by itself
 )
 
 // A host is a Debian of its own that is booted in a container. It ends with the

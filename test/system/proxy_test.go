@@ -17,7 +17,7 @@ advertise-client-urls = "http://127.0.0.1:12379"
 	h.run("chgrp kvd /etc/kvd/front.toml && chmod 0640 /etc/kvd/front.toml && kvd config check --config-file=/etc/kvd/front.toml")
 	const front = "kvctl --endpoints=127.0.0.1:12379 "
 	h.step("it is ready when a member is", func() {
-		h.run("systemctl start --no-block kvd@front")
+		h.run("systemctl enable --now --no-block kvd@front")
 		h.comes("systemctl status kvd@front", "Active: activating (start)", `Status: "proxy, looking for the members"`)
 		h.run("systemctl start kvd")
 		h.comes("systemctl status kvd@front", "Active: active (running)", `Status: "proxy, 1 of 1 endpoints connected"`)

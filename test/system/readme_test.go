@@ -73,7 +73,7 @@ func TestTheREADMEsWordsForRPMHold(t *testing.T) {
 	h.says("systemctl is-active kvd || true; kvd version", "inactive", "kvd Version: 0.0.1\n")
 	h.run(configure + "; systemctl start kvd; kvctl put greeting hello; ln -sfn /packages/dist /root/dist")
 	block(all[1])
-	h.comes("kvctl get greeting; journalctl -u kvd -o cat --grep 'starting kvd' | grep -vc version=0.0.1", "hello", "1")
+	h.comes("kvctl get greeting; journalctl -u kvd -t kvd -o cat --grep 'starting kvd' | grep -vc version=0.0.1", "hello", "1")
 	block(all[2])
 	h.says("systemctl is-active kvd || true; test -e /usr/bin/kvd || echo gone; ls /etc/kvd; ls -d /var/lib/kvd/member", "inactive", "gone", "kvd.toml.rpmsave", "/var/lib/kvd/member")
 }
