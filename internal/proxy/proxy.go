@@ -46,7 +46,7 @@ type Parts struct {
 }
 
 const (
-	streamWorkers = 64
+	streamWorkers = 128
 	watchBuffer   = 16 << 20
 )
 
