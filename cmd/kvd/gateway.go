@@ -36,7 +36,7 @@ that DNS tells, a member has to show a certificate before anybody is sent there.
 		Args: cobra.NoArgs,
 		Run:  serve,
 	}
-	start := &cobra.Command{Use: "start", Short: "The same as kvd gateway", Args: cobra.NoArgs, Run: serve}
+	start := &cobra.Command{Use: "start", Short: "Passes TCP connections on to the members of a cluster; start may be left out", Args: cobra.NoArgs, Run: serve}
 	cmd.AddCommand(start)
 	flags := cmd.PersistentFlags()
 	flags.StringVar(&o.Listen, "listen-addr", "127.0.0.1:23790", "Where to listen for clients, host:port")

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"google.golang.org/grpc/credentials"
 
 	"kvd/internal/bootstrap"
@@ -197,9 +198,11 @@ func (m *running) dialPeer(ctx context.Context, network, address string) (net.Co
 // newProxyGateway makes the HTTP side of the proxy.
 func (m *running) newProxyGateway() *gateway.Gateway {
 	c := m.config
+	pages := m.proxy.Pages()
+	pages["/proxy/metrics"] = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}).ServeHTTP // where etcd's has its own
 	return gateway.New(gateway.Options{
 		Pprof: c.HTTP.Pprof, HostWhitelist: c.HTTP.HostWhitelist, CORS: c.HTTP.CORS,
-		MaxRequestBytes: int(c.Limits.RequestBytes), ClientCertAuth: c.ClientTLS.ClientCertAuth,
+		MaxRequestBytes: int(c.Limits.RequestBytes), ClientCertAuth: c.ClientTLS.ClientCertAuth, Pages: pages,
 	}, gateway.Questions{
 		Versions: func() gateway.Versions { return gateway.Versions{Server: etcdVersion} },
 		Alarms:   m.proxy.Alarms,
@@ -220,11 +223,8 @@ func (m *running) serveThrough() error {
 	if err != nil {
 		return err
 	}
-	mux := http.NewServeMux()
-	mux.Handle("/", handler)
-	m.proxy.Routes(mux)
 	grpc, web := m.splitClients()
-	m.serveHTTP("client HTTP", mux, web)
+	m.serveHTTP("client HTTP", handler, web)
 	m.crew.start("heap", paceHeap)
 	m.crew.start("proxy", func(ctx context.Context) error { return m.proxy.Run(ctx, grpc...) })
 	return nil

@@ -28,6 +28,8 @@ type Options struct {
 	RequestTimeout  time.Duration // for a health probe; 7 s
 	MaxRequestBytes int           // the largest request of an RPC; 2 MiB
 	ClientCertAuth  bool          // clients show certificates, which may name users
+	// Pages are more to be told by GET, by path, on client and metrics ports; none.
+	Pages map[string]http.HandlerFunc
 }
 
 // Versions are what /version tells, under etcd's names. Clients compare it byte
@@ -133,6 +135,9 @@ func (g *Gateway) Metrics() http.Handler {
 func (g *Gateway) observe(mux *http.ServeMux) {
 	mux.Handle("/metrics", promhttp.InstrumentMetricHandler(g.registry, promhttp.HandlerFor(g.gatherer, promhttp.HandlerOpts{})))
 	mux.HandleFunc("/health", get(g.health))
+	for path, page := range g.o.Pages {
+		mux.HandleFunc(path, get(page))
+	}
 	g.install(mux, "livez", "serializable_read")
 	g.install(mux, "readyz", "data_corruption", "serializable_read", "linearizable_read", "non_learner")
 }

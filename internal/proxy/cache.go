@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"container/list"
+	"context"
 	"sync"
 	"time"
 
@@ -48,8 +49,8 @@ func newCache(p *Proxy) *cache {
 func (e *cached) size() int { return len(e.request) + len(e.answer) + 512 }
 
 // concerns reports whether an answer to a call may be kept, and the call's range.
-func (c *cache) concerns(call *call, request *frame) (*pb.RangeRequest, string) {
-	if c.proxy.o.CacheBytes == 0 || call.name != rangeMethod || identityOf(call.in.Context()) != "" {
+func (c *cache) concerns(ctx context.Context, name string, request *frame) (*pb.RangeRequest, string) {
+	if c.proxy.o.CacheBytes == 0 || name != rangeMethod || identityOf(ctx) != "" {
 		return nil, ""
 	}
 	data := request.data.Materialize()

@@ -278,6 +278,8 @@ func (es *endpoints) states() []Endpoint {
 			s.State, s.Reason = "set aside", e.failed
 		case e.ready:
 			s.State = "ready"
+		default:
+			s.Reason = e.failed // the last try's
 		}
 		out = append(out, s)
 	}

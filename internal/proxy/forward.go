@@ -25,20 +25,47 @@ var errReadOnly = status.Error(codes.PermissionDenied, "kvd proxy: this proxy is
 // errStopping ends calls whose proxy stops.
 var errStopping = status.Error(codes.Unavailable, "kvd proxy: the proxy is stopping")
 
-// handle is gRPC's handler of every call.
+// declare has the calls of one message and one answer served as what they are,
+// which costs less than to serve them as streams.
+func (p *Proxy) declare() {
+	services := map[string]*grpc.ServiceDesc{}
+	for name, m := range methods {
+		if m.kind != unary {
+			continue
+		}
+		service, short, _ := strings.Cut(name[1:], "/")
+		if services[service] == nil {
+			services[service] = &grpc.ServiceDesc{ServiceName: service}
+		}
+		services[service].Methods = append(services[service].Methods, grpc.MethodDesc{
+			MethodName: short,
+			Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+				return p.unary(ctx, name, m, decode)
+			},
+		})
+	}
+	for _, s := range services {
+		p.server.RegisterService(s, nil)
+	}
+}
+
+// refuses reports whether a read-only proxy need not even look at a request.
+func (p *Proxy) refuses(name string, m method) bool {
+	return p.o.ReadOnly && (m.writes || m.kind == foreign) && name != txn && name != alarm
+}
+
+// handle is gRPC's handler of every call that is not registered.
 func (p *Proxy) handle(_ any, in grpc.ServerStream) error {
 	name, ok := grpc.MethodFromServerStream(in)
 	if !ok {
 		return status.Error(codes.Internal, "kvd proxy: a call without a method")
 	}
 	m := methods[name]
-	if p.o.ReadOnly && (m.writes || m.kind == foreign) && name != txn && name != alarm {
+	if p.refuses(name, m) {
 		return errReadOnly
 	}
 	c := call{proxy: p, in: in, name: name, method: m, ctx: outgoing(in.Context())}
 	switch m.kind {
-	case unary:
-		return c.unary()
 	case answers:
 		return c.answers()
 	case shared:
@@ -62,12 +89,14 @@ var connectionHeaders = []string{":authority", "content-type", "user-agent", "gr
 // outgoing passes the caller's metadata on: its token, and whether it wants a
 // leader, among others.
 func outgoing(ctx context.Context) context.Context {
-	in, _ := metadata.FromIncomingContext(ctx)
-	out := make(metadata.MD, len(in))
-	for key, values := range in {
-		if !slices.Contains(connectionHeaders, key) && !strings.HasPrefix(key, "grpc-") {
-			out[key] = values
+	out, _ := metadata.FromIncomingContext(ctx) // a copy, which may be changed
+	for key := range out {
+		if slices.Contains(connectionHeaders, key) || strings.HasPrefix(key, "grpc-") {
+			delete(out, key)
 		}
+	}
+	if len(out) == 0 {
+		return ctx
 	}
 	return metadata.NewOutgoingContext(ctx, out)
 }
@@ -81,68 +110,72 @@ type call struct {
 	ctx    context.Context // with the metadata for the member
 }
 
-// unary passes one message on and one answer back.
-func (c *call) unary() error {
+// unary passes one message on and one answer back. Members say nothing beside
+// them, so no header and no trailer is looked for.
+func (p *Proxy) unary(ctx context.Context, name string, m method, decode func(any) error) (any, error) {
+	if p.refuses(name, m) {
+		return nil, errReadOnly
+	}
 	var request frame
-	if err := c.in.RecvMsg(&request); err != nil {
-		return err
+	if err := decode(&request); err != nil {
+		return nil, err
 	}
 	defer request.free()
-	if c.name == memberListMethod && c.proxy.o.Registration.Prefix != "" {
-		return c.members()
+	c := call{proxy: p, name: name, method: m, ctx: outgoing(ctx)}
+	if name == memberListMethod && p.o.Registration.Prefix != "" {
+		return p.registered(c.ctx)
 	}
 	if err := c.prepare(&request); err != nil {
-		return err
+		return nil, err
 	}
-	asked, key := c.proxy.cache.concerns(c, &request)
+	asked, key := p.cache.concerns(ctx, name, &request)
 	if asked != nil {
-		if known, ok := c.proxy.cache.get(key); ok && !c.proxy.order.older(c.name, &frame{data: known}) {
-			return c.give(&frame{data: known})
+		if known, ok := p.cache.get(key); ok && !p.order.older(name, &frame{data: known}) {
+			return p.answer(name, &last{frame{known}})
 		}
 	}
+	answer := &last{}
+	if err := c.ask(&request, &answer.frame); err != nil {
+		return nil, err
+	}
+	if asked != nil {
+		p.cache.put(asked, key, answer.data.Materialize())
+	}
+	return p.answer(name, answer)
+}
+
+// answer makes an answer what the caller is to get.
+func (p *Proxy) answer(name string, a *last) (any, error) {
+	if err := p.o.Namespace.answer(name, &a.frame); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// ask asks a member, and another where that is harmless.
+func (c *call) ask(request, answer *frame) error {
 	var tried []*endpoint
 	for {
 		e, err := c.proxy.endpoints.choose(c.ctx, tried, c.patience(tried))
 		if err != nil {
 			return status.Error(codes.Unavailable, err.Error())
 		}
-		var answer frame
-		var header, trailer metadata.MD
-		err = e.conn.Invoke(c.ctx, c.name, &request, &answer, grpc.Header(&header), grpc.Trailer(&trailer))
+		err = e.conn.Invoke(c.ctx, c.name, request, answer)
 		if c.retry(e, err) {
 			tried = append(tried, e)
 			if c.proxy.endpoints.pick(tried) != nil {
 				continue
 			}
 		}
-		if err == nil && c.proxy.order.older(c.name, &answer) {
+		if err == nil && c.proxy.order.older(c.name, answer) {
 			answer.free()
 			if tried = append(tried, e); c.proxy.endpoints.pick(tried) != nil {
 				continue
 			}
 			err = errOlder
 		}
-		c.passHeader(header)
-		if len(trailer) > 0 {
-			c.in.SetTrailer(trailer)
-		}
-		if err != nil {
-			return err
-		}
-		if asked != nil {
-			c.proxy.cache.put(asked, key, answer.data.Materialize())
-		}
-		return c.give(&answer)
-	}
-}
-
-// give passes the answer on.
-func (c *call) give(answer *frame) error {
-	defer answer.free()
-	if err := c.proxy.o.Namespace.answer(c.name, answer); err != nil {
 		return err
 	}
-	return c.in.SendMsg(answer)
 }
 
 // prepare makes a request what a member is to get, or refuses it.

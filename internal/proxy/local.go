@@ -131,28 +131,32 @@ func (p *Proxy) Pulse(ctx context.Context) error {
 	}
 }
 
-// Routes serves what a proxy says of itself over HTTP: /proxy/health and
-// /proxy/endpoints.
-func (p *Proxy) Routes(mux *http.ServeMux) {
-	mux.HandleFunc("GET /proxy/health", func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), probeLimit)
-		defer cancel()
-		answer := struct {
-			Health string `json:"health"`
-			Reason string `json:"reason"`
-		}{"true", ""}
-		code := http.StatusOK
-		if err := p.Probe(ctx, false); err != nil {
-			code, answer.Health, answer.Reason = http.StatusServiceUnavailable, "false", "GET ERROR:"+err.Error()
-		}
-		write(w, code, answer)
-	})
-	mux.HandleFunc("GET /proxy/endpoints", func(w http.ResponseWriter, _ *http.Request) {
-		write(w, http.StatusOK, struct {
-			ReadOnly  bool       `json:"readOnly"`
-			Endpoints []Endpoint `json:"endpoints"`
-		}{p.o.ReadOnly, p.Endpoints()})
-	})
+// Pages are what a proxy says of itself over HTTP, by path: whether a member
+// answers, and how it sees the members. They let nobody in who is not let in to
+// all of HTTP.
+func (p *Proxy) Pages() map[string]http.HandlerFunc {
+	return map[string]http.HandlerFunc{"/proxy/health": p.health, "/proxy/endpoints": p.insight}
+}
+
+func (p *Proxy) health(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), probeLimit)
+	defer cancel()
+	answer := struct {
+		Health string `json:"health"`
+		Reason string `json:"reason"`
+	}{"true", ""}
+	code := http.StatusOK
+	if err := p.Probe(ctx, false); err != nil {
+		code, answer.Health, answer.Reason = http.StatusServiceUnavailable, "false", "GET ERROR:"+err.Error()
+	}
+	write(w, code, answer)
+}
+
+func (p *Proxy) insight(w http.ResponseWriter, _ *http.Request) {
+	write(w, http.StatusOK, struct {
+		ReadOnly  bool       `json:"readOnly"`
+		Endpoints []Endpoint `json:"endpoints"`
+	}{p.o.ReadOnly, p.Endpoints()})
 }
 
 const (

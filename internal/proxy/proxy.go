@@ -47,7 +47,7 @@ type Parts struct {
 }
 
 const (
-	streamWorkers = 64
+	streamWorkers = 128
 	watchBuffer   = 16 << 20
 )
 
@@ -98,6 +98,7 @@ func New(o Options, parts Parts) *Proxy {
 		options = append(options, grpc.Creds(parts.Handshake))
 	}
 	p.server = grpc.NewServer(options...)
+	p.declare()
 	return p
 }
 

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"google.golang.org/protobuf/proto"
 )
 
 const (
@@ -139,13 +138,4 @@ func (p *Proxy) registered(ctx context.Context) (*pb.MemberListResponse, error) 
 		answer.Members = append(answer.Members, &pb.Member{Name: m.Name, ClientURLs: []string{r.Addr}})
 	}
 	return answer, nil
-}
-
-// members answers MemberList where proxies are registered.
-func (c *call) members() error {
-	answer, err := c.proxy.registered(c.ctx)
-	if err != nil {
-		return err
-	}
-	return c.in.SendMsg(proto.Message(answer))
 }

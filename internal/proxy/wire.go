@@ -16,6 +16,10 @@ func (f *frame) free() {
 	f.data = nil
 }
 
+// last is a frame that is sent once and then nobody's any more: the transport frees
+// it.
+type last struct{ frame }
+
 // codec moves frames without looking into them, and knows protobuf for the few
 // messages that the proxy reads or makes itself.
 type codec struct{}
@@ -27,6 +31,8 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 	switch m := v.(type) {
 	case *frame:
 		m.data.Ref() // the transport frees what it has sent; a retry sends it again
+		return m.data, nil
+	case *last:
 		return m.data, nil
 	case mem.BufferSlice:
 		return m, nil

@@ -15,8 +15,7 @@ import (
 // statusEvery is how often it is looked whether there is news to report.
 const statusEvery = time.Second
 
-// watch tries the endpoints at first, and those that have failed again and again;
-// it asks DNS again, too.
+// watch tries the endpoints at first, and again and again; it asks DNS again, too.
 func (r *Relay) watch(ctx context.Context) {
 	due := time.NewTicker(r.o.RetryDelay)
 	defer due.Stop()
@@ -59,14 +58,18 @@ func (r *Relay) rediscover(ctx context.Context) {
 	}
 }
 
-// tryAll tries all endpoints that are not active, at once.
+// tryAll tries at once all endpoints that are not active, or have to show a
+// certificate: whether they still can.
 func (r *Relay) tryAll(ctx context.Context) {
 	var tries sync.WaitGroup
-	for _, t := range r.targets.inactive() {
+	for _, t := range r.targets.due() {
 		tries.Go(func() {
+			active := r.targets.live(t)
 			err := r.check(ctx, t)
 			switch {
 			case ctx.Err() != nil:
+			case err != nil && active:
+				r.failed(t, err)
 			case err != nil:
 				r.log.Warn("failed to activate endpoint (stay inactive for another interval)", "address", t.address(), "interval", r.o.RetryDelay, "error", err)
 			default:

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/user"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -150,6 +151,39 @@ func TestWhenNoEndpointIsAuthenticClientsAreTurnedAway(t *testing.T) {
 	ours, others := newAuthority(t), newAuthority(t)
 	bad := secureMember(t, "bad", &tls.Config{Certificates: []tls.Certificate{others.sign(t, "127.0.0.1")}})
 	r, _, _, _ := run(t, Options{Endpoints: []string{bad.Addr().String()}, TrustedCAFile: ours.file, RetryDelay: time.Hour}, nil)
+	if got, err := askTLS(r.Addr(), others, "127.0.0.1"); err == nil {
+		t.Errorf("a client was sent there: %q", got)
+	}
+}
+
+// TestAdvisoryThatAnEndpointAcceptsConnectionsIsNotEnough is GHSA-j86v-2vjr-fg8f:
+// etcd's gateway takes an endpoint of DNS for a member with TLS when it accepts a
+// connection.
+func TestAdvisoryThatAnEndpointAcceptsConnectionsIsNotEnough(t *testing.T) {
+	ours, plain := newAuthority(t), echo(t, "plain")
+	dns := &names{records: map[string][]*net.SRV{"etcd-client-ssl": {{Target: "127.0.0.1", Port: portOf(plain)}}}}
+	r, out, status, _ := run(t, Options{SRV: SRV{Domain: "ex.test"}, TrustedCAFile: ours.file, DialTimeout: 300 * time.Millisecond, RetryDelay: time.Hour}, dns)
+	within(t, "it is refused", func() bool { return strings.Contains(out.String(), "is not accepted") })
+	if got, _ := ask(r.Addr(), "x"); got != "" {
+		t.Errorf("a client was sent there: %q", got)
+	}
+	if text, ready := status.now(); ready {
+		t.Error(text)
+	}
+}
+
+// TestAdvisoryAnEndpointIsAuthenticatedAgain is GHSA-h8g9-6gvh-5mrc: etcd's gateway
+// looks at endpoints once, at its start.
+func TestAdvisoryAnEndpointIsAuthenticatedAgain(t *testing.T) {
+	ours, others := newAuthority(t), newAuthority(t)
+	shows := &atomic.Pointer[tls.Certificate]{}
+	good, bad := ours.sign(t, "127.0.0.1"), others.sign(t, "127.0.0.1")
+	shows.Store(&good)
+	member := secureMember(t, "m", &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return shows.Load(), nil }})
+	r, out, status, _ := run(t, Options{Endpoints: []string{member.Addr().String()}, TrustedCAFile: ours.file, RetryDelay: 20 * time.Millisecond}, nil)
+	within(t, "it is active", func() bool { _, ready := status.now(); return ready })
+	shows.Store(&bad)
+	within(t, "it is refused", func() bool { return strings.Contains(out.String(), "deactivated endpoint") })
 	if got, err := askTLS(r.Addr(), others, "127.0.0.1"); err == nil {
 		t.Errorf("a client was sent there: %q", got)
 	}

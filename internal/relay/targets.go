@@ -171,11 +171,11 @@ func (ts *targets) list() []*target {
 	return slices.Clone(ts.all)
 }
 
-// inactive are those that have failed.
-func (ts *targets) inactive() []*target {
+// due are those that are to be tried when it is time.
+func (ts *targets) due() []*target {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(ts.all), func(t *target) bool { return t.active })
+	return slices.DeleteFunc(slices.Clone(ts.all), func(t *target) bool { return t.active && !t.verify })
 }
 
 func (ts *targets) names() []string {

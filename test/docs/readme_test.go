@@ -217,6 +217,37 @@ func TestCommandsWithTLSDoAsShown(t *testing.T) {
 	}
 }
 
+// TestCommandsOfAProxyDoAsShown runs the README's blocks on a proxy and a gateway
+// of one member.
+func TestCommandsOfAProxyDoAsShown(t *testing.T) {
+	m := oracle.Start(t, oracle.Kvd(t), oracle.Options{Name: "local"})
+	dir := workshop(t)
+	t.Cleanup(func() {
+		for _, name := range []string{"front", "gateway"} {
+			text, _ := os.ReadFile(filepath.Join(dir, name+".pid")) // it may not have come to that
+			if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+				syscall.Kill(pid, syscall.SIGKILL) // it has ended if all went well
+			}
+			if log, err := os.ReadFile(filepath.Join(dir, name+".log")); err == nil && t.Failed() {
+				t.Logf("%s wrote:\n%s", name, log)
+			}
+		}
+	})
+	all := sessions(t, "../../README.md", "<!-- tested with a proxy -->")
+	if len(all) == 0 {
+		t.Fatal("no block is marked")
+	}
+	at := places{
+		{address, m.Address()}, {"127.0.0.1:2380", strings.TrimPrefix(m.PeerURL, "http://")},
+		{"127.0.0.1:12379", oracle.FreeAddress(t)}, {"127.0.0.1:13790", oracle.FreeAddress(t)},
+	}
+	for _, s := range all {
+		for _, c := range s.commands {
+			c.run(t, "README.md", dir, at, "KVCTL_ENDPOINTS="+m.Address())
+		}
+	}
+}
+
 // TestCommandsOnAClusterDoAsShown runs the README's blocks on a cluster of three.
 func TestCommandsOnAClusterDoAsShown(t *testing.T) {
 	c := oracle.StartCluster(t, []oracle.Binary{oracle.Kvd(t)}, oracle.ClusterOptions{
