@@ -94,6 +94,12 @@ func (c *call) unary() error {
 	if err := c.prepare(&request); err != nil {
 		return err
 	}
+	asked, key := c.proxy.cache.concerns(c, &request)
+	if asked != nil {
+		if known, ok := c.proxy.cache.get(key); ok && !c.proxy.order.older(c.name, &frame{data: known}) {
+			return c.give(&frame{data: known})
+		}
+	}
 	var tried []*endpoint
 	for {
 		e, err := c.proxy.endpoints.choose(c.ctx, tried, c.patience(tried))
@@ -123,12 +129,20 @@ func (c *call) unary() error {
 		if err != nil {
 			return err
 		}
-		defer answer.free()
-		if err := c.proxy.o.Namespace.answer(c.name, &answer); err != nil {
-			return err
+		if asked != nil {
+			c.proxy.cache.put(asked, key, answer.data.Materialize())
 		}
-		return c.in.SendMsg(&answer)
+		return c.give(&answer)
 	}
+}
+
+// give passes the answer on.
+func (c *call) give(answer *frame) error {
+	defer answer.free()
+	if err := c.proxy.o.Namespace.answer(c.name, answer); err != nil {
+		return err
+	}
+	return c.in.SendMsg(answer)
 }
 
 // prepare makes a request what a member is to get, or refuses it.
