@@ -39,6 +39,7 @@ type flusher struct {
 	view    *state.View // shows what the rows lead to
 	free    bool        // aborted: let everybody through
 	waiting int         // bytes being committed; they count until they are
+	before  uint64      // Store.Measured before that commit
 
 	committed *state.View // what the store shows
 	snapshot  uint64      // index of the last snapshot in the log
@@ -98,8 +99,17 @@ func (f *flusher) pending() int {
 	return f.bytes + f.waiting
 }
 
-// Pending is the bytes of rows that wait to be committed to the store.
-func (r *Replica) Pending() int { return r.flusher.pending() }
+// Pending is the bytes of rows that are not in the store's InUse yet. Who adds them
+// up asks InUse first: then no row counts twice.
+func (r *Replica) Pending() int {
+	f := r.flusher
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.before != f.r.parts.Store.Measured() {
+		return f.bytes // what was being committed is in the store
+	}
+	return f.bytes + f.waiting
+}
 
 // put takes the rows, if any, that lead to the view.
 func (f *flusher) put(rows *store.Batch, view *state.View) {
@@ -215,6 +225,7 @@ func (f *flusher) commit() error {
 	f.mu.Lock()
 	rows, view := f.rows, f.view
 	f.waiting, f.bytes = f.bytes, 0
+	f.before = f.r.parts.Store.Measured()
 	f.rows, f.urgent = nil, false
 	f.mu.Unlock()
 	stored := f.r.stored.Load()

@@ -388,3 +388,23 @@ func TestPulseComesBack(t *testing.T) {
 	r := newHome(t).start(t)
 	must(t, r.Pulse(t.Context()))
 }
+
+func TestRowsThatAreCommittedDoNotCountTwice(t *testing.T) {
+	r := newHome(t).start(t)
+	r.mustPut("k", "v")
+	f, file := r.flusher, r.parts.Store
+	must(t, f.do(t.Context(), func(context.Context) error { // by who alone commits
+		f.mu.Lock()
+		f.waiting, f.before = 1000, file.Measured()
+		f.mu.Unlock()
+		if got := r.Pending(); got != 1000 {
+			t.Errorf("while they are committed %d bytes are pending", got)
+		}
+		v := r.View()
+		err := file.Commit(store.Stamp{Index: v.Applied, Term: v.Term}, &store.Batch{})
+		if got := r.Pending(); got != 0 {
+			t.Errorf("when the file has them %d bytes are pending", got)
+		}
+		return err
+	}))
+}

@@ -28,6 +28,7 @@ type File struct {
 
 	dead        error // the first failed commit; touched by the committer only
 	size, inUse atomic.Int64
+	measured    atomic.Uint64 // times that they were set; it grows first
 }
 
 // Open opens the file, or makes it with its buckets. It reads every page
@@ -208,6 +209,10 @@ func (f *File) Size() int64 { return f.size.Load() }
 // InUse is Size without the free pages, as of the last commit.
 func (f *File) InUse() int64 { return f.inUse.Load() }
 
+// Measured changes with each commit, before InUse does: who has seen InUse with a
+// commit in it finds it changed.
+func (f *File) Measured() uint64 { return f.measured.Load() }
+
 func (f *File) measure(h *handle) error {
 	tx, err := h.db.Begin(false)
 	if err != nil {
@@ -221,6 +226,7 @@ func (f *File) measure(h *handle) error {
 	// which in a quiet cluster may be a while: it is free all the same.
 	stats := h.db.Stats()
 	free := int64(stats.FreePageN+stats.PendingPageN) * int64(h.db.Info().PageSize)
+	f.measured.Add(1)
 	f.size.Store(size)
 	f.inUse.Store(size - free)
 	return nil
