@@ -77,7 +77,7 @@ compat: build etcdctl34 promtool ## differential, interchange and crash tests, w
 # What a member says of itself (its pages, metrics, files, peers, TLS) is not
 # looked for behind a proxy.
 THROUGH := EveryAnswerIsEtcds|EtcdctlSees|KvctlWrites|KvctlTells|EveryCallIs|TokensAreFound|TokensPass|TestClients|^TestNamespaces \
-	Mirror|OlderAnswer|ClaimsNeed|ElectionAndLock|ALockHolds|AnObserver|AWaiter|WaitersLeave|ExpiredLease|KeepAliveKeeps|Progress \
+	AMirrorFollows|AMirrorOf|MirrorsAre|OlderAnswer|ClaimsNeed|ElectionAndLock|ALockHolds|AnObserver|AWaiter|WaitersLeave|ExpiredLease|KeepAliveKeeps|Progress \
 	SlowWatcher|AWebsocket|QuotaIsHeld|HealthService|WatchOutlives|LargeRevision|ManyKeys|RangeStreamWith|SnapshotStream \
 	TheGatewayObeys|OnlyListedHosts|NoCallIs
 EMPTY :=
