@@ -72,6 +72,21 @@ $(ORACLE):
 compat: build etcdctl34 promtool ## differential, interchange and crash tests, with etcd 3.7.3
 	cd test && $(GO) vet ./... && KVD_TEST_SKIP_DEBIAN=$$(test -x .cache/bin/etcdctl-3.4 || echo 1) \
 		$(GO) test -count=1 -timeout 30m ./...
+	$(MAKE) compat-proxy
+
+# What a member says of itself (its pages, metrics, files, peers, TLS) is not
+# looked for behind a proxy.
+THROUGH := EveryAnswerIsEtcds|EtcdctlSees|KvctlWrites|KvctlTells|EveryCallIs|TokensAreFound|TokensPass|TestClients|^TestNamespaces \
+	Mirror|OlderAnswer|ClaimsNeed|ElectionAndLock|ALockHolds|AnObserver|AWaiter|WaitersLeave|ExpiredLease|KeepAliveKeeps|Progress \
+	SlowWatcher|AWebsocket|QuotaIsHeld|HealthService|WatchOutlives|LargeRevision|ManyKeys|RangeStreamWith|SnapshotStream \
+	TheGatewayObeys|OnlyListedHosts|NoCallIs
+EMPTY :=
+SPACE := $(EMPTY) $(EMPTY)
+
+.PHONY: compat-proxy
+compat-proxy: etcdctl34 ## the tests of the API once more, unchanged, with a proxy before each member of kvd
+	cd test && KVD_TEST_PROXY=1 KVD_COMPAT_OPS=3000 KVD_TEST_SKIP_DEBIAN=$$(test -x .cache/bin/etcdctl-3.4 || echo 1) \
+		$(GO) test -count=1 -timeout 10m ./compat -run '$(subst $(SPACE),|,$(strip $(THROUGH)))'
 
 # The client that Debian 12 packages, taken out of its package; nothing is installed.
 .PHONY: etcdctl34

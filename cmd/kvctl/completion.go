@@ -1,8 +1,42 @@
 package main
 
 import (
+	"io"
+
 	"github.com/spf13/cobra"
 )
+
+// bashAlone stands in for what the script takes from the package
+// bash-completion, where that is not installed. It knows no quotes.
+const bashAlone = `
+if ! declare -F _get_comp_words_by_ref >/dev/null; then
+_get_comp_words_by_ref() {
+    local line=${COMP_LINE:0:COMP_POINT}
+    read -ra words <<<"$line"
+    [[ $line == *[[:space:]] ]] && words+=("")
+    cword=$((${#words[@]} - 1))
+    cur=${words[cword]}
+    prev=${words[cword > 0 ? cword - 1 : 0]}
+}
+fi
+if ! declare -F __ltrim_colon_completions >/dev/null; then
+__ltrim_colon_completions() {
+    [[ $1 == *:* && $COMP_WORDBREAKS == *:* ]] || return 0
+    local before=${1%"${1##*:}"} i
+    for i in "${!COMPREPLY[@]}"; do
+        COMPREPLY[i]=${COMPREPLY[i]#"$before"}
+    done
+}
+fi
+`
+
+func bashCompletion(root *cobra.Command, out io.Writer) error {
+	if err := root.GenBashCompletionV2(out, true); err != nil {
+		return err
+	}
+	_, err := io.WriteString(out, bashAlone)
+	return err
+}
 
 func (p *program) completionCommand() *cobra.Command {
 	return &cobra.Command{
@@ -25,7 +59,7 @@ PowerShell:  kvctl completion powershell | Out-String | Invoke-Expression
 		Run: p.does(func(cmd *cobra.Command, args []string) error {
 			root := cmd.Root()
 			generate := map[string]func() error{
-				"bash":       func() error { return root.GenBashCompletionV2(p.out, true) },
+				"bash":       func() error { return bashCompletion(root, p.out) },
 				"zsh":        func() error { return root.GenZshCompletion(p.out) },
 				"fish":       func() error { return root.GenFishCompletion(p.out, true) },
 				"powershell": func() error { return root.GenPowerShellCompletionWithDesc(p.out) },

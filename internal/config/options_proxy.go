@@ -39,6 +39,11 @@ func proxyOptions() []*option {
 			bind: func(c *Config) value { return boolean{&c.Proxy.Ordering} },
 		},
 		{
+			name: "proxy-cache-bytes", section: sectionProxy, standard: "0", traits: own,
+			help: "How many bytes of answers to serializable ranges a proxy keeps, each as long as a watch tells of no change; 0 keeps none. Only callers without a token are answered so.",
+			bind: func(c *Config) value { return size{to: &c.Proxy.CacheBytes} },
+		},
+		{
 			name: "proxy-resolver-prefix", section: sectionProxy, traits: own,
 			help: "Prefix of the keys at which proxies are registered with their advertise-client-urls. Clients are told these proxies as members.",
 			bind: func(c *Config) value { return text{&c.Proxy.ResolverPrefix} },

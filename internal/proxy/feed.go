@@ -149,6 +149,7 @@ func (f *feed) run(ctx context.Context) {
 	wait := feedBackoff
 	for ctx.Err() == nil {
 		heard, err := f.follow(ctx)
+		f.unguarded()
 		if ctx.Err() != nil {
 			return
 		}
@@ -171,6 +172,25 @@ func (f *feed) run(ctx context.Context) {
 	}
 }
 
+// free takes a watcher out that proved a cached answer.
+func (f *feed) free(w *watcher) {
+	delete(f.watchers, w)
+	w.feed = nil
+	w.guards()
+}
+
+// unguarded is that the member's watch is lost: nothing is proved any more.
+func (f *feed) unguarded() {
+	f.set.mu.Lock()
+	defer f.set.mu.Unlock()
+	for w := range f.watchers {
+		if w.guards != nil {
+			f.free(w)
+		}
+	}
+	f.restLocked()
+}
+
 // errNoLeader is what etcd tells those who have asked to be told.
 var errNoLeader = status.Error(codes.Unavailable, "etcdserver: no leader")
 
@@ -190,6 +210,10 @@ func (f *feed) fail(err error) {
 	f.set.mu.Lock()
 	defer f.set.mu.Unlock()
 	for w := range f.watchers {
+		if w.guards != nil {
+			f.free(w)
+			continue
+		}
 		w.feed = nil
 		w.stream.fail(err)
 	}
@@ -211,7 +235,7 @@ func (f *feed) follow(ctx context.Context) (heard bool, err error) {
 	responses := make(chan *notice)
 	broken := make(chan error, 1)
 	go func() { broken <- f.receive(ctx, out, responses) }()
-	defer func() { cancel(); <-broken }()
+	defer func() { cancel(); _ = <-broken }()
 	patience := time.NewTicker(progressPatience)
 	defer patience.Stop()
 	for {
@@ -364,6 +388,10 @@ func (f *feed) take(n *notice) (over bool) {
 // cancelled tells all watchers what the member said, and ends.
 func (f *feed) cancelled(n *notice) {
 	for w, told := range f.watchers {
+		if w.guards != nil {
+			f.free(w)
+			continue
+		}
 		if !told {
 			f.refuse(w, n)
 			continue
@@ -421,6 +449,10 @@ func (f *feed) deliver() {
 		if w.next > last {
 			continue
 		}
+		if w.guards != nil {
+			f.free(w)
+			continue
+		}
 		if !w.told { // whether it may have them is not known yet
 			delete(f.watchers, w)
 			missed = append(missed, w)
@@ -442,6 +474,7 @@ func (f *feed) deliver() {
 	for _, w := range missed {
 		f.set.attachLocked(w, w.next)
 	}
+	f.restLocked()
 }
 
 // mergeLocked moves the watchers to another feed of the topic that has not gone

@@ -128,14 +128,21 @@ func (p *Proxy) unary(ctx context.Context, name string, m method, decode func(an
 	if err := c.prepare(&request); err != nil {
 		return nil, err
 	}
+	asked, key := p.cache.concerns(&c, &request)
 	answer := &last{}
+	if asked != nil {
+		if known, ok := p.cache.get(key); ok && !p.order.older(name, &frame{data: known}) {
+			answer.data = known
+			return answer, p.o.Namespace.answer(name, &answer.frame)
+		}
+	}
 	if err := c.ask(&request, &answer.frame); err != nil {
 		return nil, err
 	}
-	if err := p.o.Namespace.answer(name, &answer.frame); err != nil {
-		return nil, err
+	if asked != nil {
+		p.cache.put(asked, key, answer.data.Materialize())
 	}
-	return answer, nil
+	return answer, p.o.Namespace.answer(name, &answer.frame)
 }
 
 // ask asks a member, and another where that is harmless.

@@ -132,6 +132,10 @@ func (f *feed) tell(w *watcher, header []byte) {
 	w.told = true
 	defer close(w.answered)
 	switch {
+	case w.guards != nil:
+		f.watchers[w] = true
+		w.said(header)
+		return
 	case w.said != nil:
 		w.said(header)
 	case w.stream.number(w):
@@ -151,7 +155,11 @@ func (f *feed) refuse(w *watcher, n *notice) {
 	defer close(w.answered)
 	delete(f.watchers, w)
 	w.feed = nil
-	if w.said != nil {
+	switch {
+	case w.guards != nil:
+		w.guards()
+		return
+	case w.said != nil:
 		w.said(n.header)
 		return
 	}

@@ -32,6 +32,7 @@ type fake struct {
 	tokens   []string // of the calls, in order
 	watches  int      // that were created here
 	renewals int
+	ranges   int
 	revision int64         // of ranges
 	refuse   error         // of puts
 	held     chan struct{} // a renewal waits for it; nil: none does
@@ -97,6 +98,7 @@ func (f *fake) Put(ctx context.Context, r *pb.PutRequest) (*pb.PutResponse, erro
 func (f *fake) Range(_ context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.ranges++
 	if f.refuse != nil {
 		return nil, f.refuse
 	}

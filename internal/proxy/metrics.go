@@ -7,6 +7,8 @@ type Metrics struct {
 	watchers prometheus.Gauge   // of clients
 	feeds    prometheus.Gauge   // watches at members
 	events   prometheus.Counter // responses with events, to watchers
+
+	cached, hits, misses prometheus.Gauge // gauges, as etcd's
 }
 
 // NewMetrics registers a proxy's metrics, with the names of etcd's grpc-proxy
@@ -22,6 +24,17 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		events: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "etcd_grpc_proxy_events_coalescing_total", Help: "Responses with events that were passed to watchers.",
 		}),
+	}
+	for name, of := range map[string]struct {
+		to   *prometheus.Gauge
+		help string
+	}{
+		"keys":   {&m.cached, "Ranges whose answers are kept."},
+		"hits":   {&m.hits, "Serializable ranges answered from what is kept."},
+		"misses": {&m.misses, "Serializable ranges passed to a member, though they could have been kept."},
+	} {
+		*of.to = prometheus.NewGauge(prometheus.GaugeOpts{Name: "etcd_grpc_proxy_cache_" + name + "_total", Help: of.help})
+		registry.MustRegister(*of.to)
 	}
 	registry.MustRegister(m.watchers, m.feeds, m.events)
 	return m

@@ -4,11 +4,10 @@ import (
 	"context"
 	"sync/atomic"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
-
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
 const rangeMethod = "/etcdserverpb.KV/Range"

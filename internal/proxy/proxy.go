@@ -24,6 +24,7 @@ type Options struct {
 
 	// Namespace stands before all keys at the members; none.
 	Namespace    namespace
+	CacheBytes   int  // of answers to serializable ranges that a watch proves current; 0: none
 	Ordered      bool // no read is answered from an older revision than one before
 	Registration Registration
 
@@ -60,6 +61,7 @@ type Proxy struct {
 	watches   *watches
 	leases    *renewals
 	order     ordering
+	cache     *cache
 	server    *grpc.Server
 	stopping  chan struct{} // closed when it stops
 	work      sync.WaitGroup
@@ -72,7 +74,7 @@ func New(o Options, parts Parts) *Proxy {
 	}
 	p := &Proxy{o: o, parts: parts, log: parts.Log, stopping: make(chan struct{})}
 	p.endpoints = newEndpoints(p.log, o.FailureWait, parts.Secure)
-	p.order.on = o.Ordered
+	p.order.on, p.cache = o.Ordered, newCache(p)
 	p.watches = newWatches(p)
 	p.leases = newRenewals(p)
 	options := []grpc.ServerOption{

@@ -27,6 +27,7 @@ type watcher struct {
 	from     int64 // the first revision that the client wants; 0: from now on
 	header   []byte
 	said     func(header []byte) // instead of a client: it wants a header of now and no more; nil: a client's
+	guards   func()              // it is of a cached answer, not of a client: called when that is not current any more
 	answered chan struct{}       // closed when the client has been told what came of it
 }
 

@@ -12,12 +12,14 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// A transaction of a defragmentation ends after this much, so that its dirty
-// pages do not fill the memory. Then the disk gets them at once: a large file
-// that is written back at the end holds up every fdatasync of the log meanwhile.
+// A transaction of a copy ends after this much, so that its dirty pages do not
+// fill the memory. One that is made beside a log that is written is synced each
+// syncBytes: an fdatasync of the log waits for what the disk was given before it,
+// and must not find more of it than that.
 const (
 	chunkRows  = 10_000
-	chunkBytes = 4 << 20
+	chunkBytes = 16 << 20
+	syncBytes  = 512 << 10
 )
 
 // Defragment rewrites the file without its free pages. It is the committer who
@@ -141,6 +143,10 @@ func (c *copying) bucket(name Bucket) error {
 	if slices.Contains(c.without, name) {
 		key = nil
 	}
+	most := chunkBytes
+	if c.sync {
+		most = syncBytes
+	}
 	for first := true; first || key != nil; first = false {
 		if err := c.ctx.Err(); err != nil {
 			return err
@@ -151,7 +157,7 @@ func (c *copying) bucket(name Bucket) error {
 				return err
 			}
 			b.FillPercent = keyFill // the rows come in order, whatever the bucket
-			for n, size := 0, 0; key != nil && n < chunkRows && size < chunkBytes; n++ {
+			for n, size := 0, 0; key != nil && n < chunkRows && size < most; n++ {
 				if err := c.row(b, name, key, value); err != nil {
 					return err
 				}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -184,6 +186,48 @@ func TestAMemberStartsByEtcdsFile(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "too many operations") {
 			t.Errorf("%s: max-txn-ops has no effect: %v", bin.Name, err)
 		}
+	}
+}
+
+// Every verb of etcdutl is kvd's, with each of its flags. Two have another
+// default, and no flag has another kind of value.
+func TestEveryVerbAndFlagOfEtcdutlIsHere(t *testing.T) {
+	t.Parallel()
+	flag := regexp.MustCompile(`(?m)^ +(?:-\w, )?(--[\w-]+(?: [a-z]\w*)?)  `)
+	verb := regexp.MustCompile(`(?m)^  ([a-z]+)  `)
+	flags := func(help string) (found []string) {
+		for _, m := range flag.FindAllStringSubmatch(help, -1) {
+			found = append(found, m[1])
+		}
+		return found
+	}
+	compared := 0
+	var walk func(path ...string)
+	walk = func(path ...string) {
+		theirs := ask(t, oracle.Etcdutl(t), append(path, "--help")...).out
+		_, list, hasVerbs := strings.Cut(theirs, "Available Commands:\n")
+		if hasVerbs {
+			list, _, _ = strings.Cut(list, "\n\n")
+			for _, m := range verb.FindAllStringSubmatch(list, -1) {
+				if m[1] != "help" {
+					walk(append(slices.Clone(path), m[1])...)
+				}
+			}
+			return
+		}
+		ours := ask(t, oracle.Kvd(t), append(path, "--help")...)
+		has := flags(ours.out)
+		for _, f := range flags(theirs) {
+			everywhere := f == "--help" || strings.HasPrefix(f, "--timeout") || strings.HasPrefix(f, "--write-out") // also where they mean nothing
+			if !slices.Contains(has, f) && !(everywhere && (path[0] == "completion" || path[0] == "version")) {
+				t.Errorf("%q lacks %s:\n%s", path, f, ours.out+ours.errs)
+			}
+		}
+		compared++
+	}
+	walk()
+	if compared != 7 {
+		t.Errorf("%d verbs of etcdutl were found", compared)
 	}
 }
 
