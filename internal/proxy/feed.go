@@ -235,7 +235,7 @@ func (f *feed) follow(ctx context.Context) (heard bool, err error) {
 	responses := make(chan *notice)
 	broken := make(chan error, 1)
 	go func() { broken <- f.receive(ctx, out, responses) }()
-	defer func() { cancel(); _ = <-broken }()
+	defer func() { cancel(); <-broken }()
 	patience := time.NewTicker(progressPatience)
 	defer patience.Stop()
 	for {

@@ -196,7 +196,7 @@ func (l *line) converse(ctx context.Context) error {
 	}
 	heard := make(chan error, 1)
 	go func() { heard <- l.hear(out) }()
-	defer func() { cancel(); _ = <-heard }()
+	defer func() { cancel(); <-heard }()
 	for {
 		for _, lease := range l.take() {
 			if err := out.SendMsg(&pb.LeaseKeepAliveRequest{ID: lease}); err != nil {
