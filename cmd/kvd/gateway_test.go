@@ -6,22 +6,15 @@ import (
 	"syscall"
 	"testing"
 	"time"
-)
 
-// freeAddress is one that nobody listened on a moment ago.
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	return l.Addr().String()
-}
+	"kvd/internal/freeport"
+)
 
 // TestTheServiceManagerFollowsAGateway: it is ready once it has reached a member,
 // shows signs of life, tries again when told, and drains when it is to stop.
 func TestTheServiceManagerFollowsAGateway(t *testing.T) {
 	m := newManager(t)
-	at, place := freeAddress(t), freeAddress(t)
+	at, place := freeport.Address(t), freeport.Address(t)
 	p := launch(t, command(t, []string{"NOTIFY_SOCKET=" + m.path, "WATCHDOG_USEC=600000"},
 		"gateway", "start", "--listen-addr="+at, "--endpoints="+place, "--retry-delay=1h"))
 	before := m.expect(t, "STATUS=gateway, 0 of 1 endpoints active")
@@ -55,26 +48,30 @@ func TestTheServiceManagerFollowsAGateway(t *testing.T) {
 }
 
 func TestAGatewayEndsConnectionsWhoseTimeIsOver(t *testing.T) {
-	place := freeAddress(t)
+	place := freeport.Address(t)
 	member, err := net.Listen("tcp", place)
 	must(t, err)
 	defer member.Close()
-	at := freeAddress(t)
+	at := freeport.Address(t)
 	p := launch(t, command(t, nil, "gateway", "--listen-addr="+at, "--endpoints="+place, "--drain-timeout=100ms"))
 	p.hear(t, "activated")
 	conn, err := net.Dial("tcp", at)
 	must(t, err)
 	defer conn.Close()
+	must(t, conn.SetDeadline(time.Now().Add(patience)))
 	for range 2 { // the gateway's own look, and the client's
-		_, err = member.Accept()
+		at, err := member.Accept()
 		must(t, err)
+		defer at.Close()
+		at.Write([]byte("x")) // the gateway may have looked and gone
 	}
+	_, err = conn.Read(make([]byte, 1)) // it is passed on
+	must(t, err)
 	p.signal(t, syscall.SIGTERM)
 	if status := p.status(t); status != 0 {
 		t.Errorf("status %d", status)
 	}
 	p.hear(t, "closing what is still connected")
-	must(t, conn.SetDeadline(time.Now().Add(patience)))
 	if _, err := conn.Read(make([]byte, 1)); err == nil {
 		t.Error("it is still connected")
 	}
@@ -84,7 +81,7 @@ func TestAGatewayThatCannotWorkSaysWhy(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	defer taken.Close()
-	at := freeAddress(t)
+	at := freeport.Address(t)
 	for want, args := range map[string][]string{
 		"every connection would come back to it": {"--endpoints=" + at},
 		"is not host:port":                       {"--endpoints=127.0.0.1"},

@@ -16,14 +16,6 @@ import (
 	"kvd/internal/proxy"
 )
 
-// free is an address that nobody listens on.
-func free(t *testing.T) string {
-	t.Helper()
-	address, err := freeport.Next()
-	must(t, err)
-	return address
-}
-
 // proxyFlags are those of a proxy of members at some client URLs.
 func proxyFlags(dir, endpoints string, more ...string) []string {
 	return append([]string{
@@ -49,10 +41,10 @@ func seen(t *testing.T, at string) (all []proxy.Endpoint, readOnly bool) {
 // TestAProxyIsReadyOnceAMemberIsConnected: systemd is told so, and before that
 // what is waited for, and that it takes longer.
 func TestAProxyIsReadyOnceAMemberIsConnected(t *testing.T) {
-	place := free(t)
+	place := freeport.Address(t)
 	m, notifier := newManager(t)
 	t.Setenv("WATCHDOG_USEC", strconv.Itoa(int((300 * time.Millisecond).Microseconds())))
-	metrics := free(t)
+	metrics := freeport.Address(t)
 	p := run(t, Inputs{
 		Config:   configured(t, proxyFlags(t.TempDir(), "http://"+place, "--listen-metrics-urls=http://"+metrics)...),
 		Notifier: notifier,
@@ -84,9 +76,9 @@ func TestAProxyIsReadyOnceAMemberIsConnected(t *testing.T) {
 // TestAProxyTellsHowItIsAndHowItSeesTheMembers on client and metrics ports.
 func TestAProxyTellsHowItIsAndHowItSeesTheMembers(t *testing.T) {
 	t.Parallel()
-	place, nowhere := free(t), free(t)
+	place, nowhere := freeport.Address(t), freeport.Address(t)
 	member := start(t, append(flags(t.TempDir()), "--listen-client-urls=http://"+place)...)
-	metrics := "http://" + free(t)
+	metrics := "http://" + freeport.Address(t)
 	p := start(t, proxyFlags(t.TempDir(), "http://"+place+",http://"+nowhere, "--listen-metrics-urls="+metrics, "--proxy=readonly", "--host-whitelist=127.0.0.1")...)
 	client := "http://" + p.client(t)
 	waitFor(t, func() bool {
@@ -143,7 +135,7 @@ func TestAProxyTellsHowItIsAndHowItSeesTheMembers(t *testing.T) {
 // authority that it trusts.
 func TestAProxySpeaksTLSOnBothSidesAndReloadsIt(t *testing.T) {
 	t.Parallel()
-	a, dir, place := newAuthority(t), t.TempDir(), free(t)
+	a, dir, place := newAuthority(t), t.TempDir(), freeport.Address(t)
 	for _, name := range []string{"first", "second", "member"} {
 		a.leaf(t, name, "127.0.0.1")
 	}
@@ -188,7 +180,7 @@ func TestAProxySpeaksTLSOnBothSidesAndReloadsIt(t *testing.T) {
 // certificate into use for the connections that it makes from then on.
 func TestAProxyTakesNewFilesTowardsMembers(t *testing.T) {
 	t.Parallel()
-	ours, others, place := newAuthority(t), newAuthority(t), free(t)
+	ours, others, place := newAuthority(t), newAuthority(t), freeport.Address(t)
 	ours.leaf(t, "member", "127.0.0.1")
 	ours.leaf(t, "front", "127.0.0.1")
 	others.leaf(t, "stranger", "127.0.0.1")

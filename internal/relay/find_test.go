@@ -30,8 +30,11 @@ func share(ts *targets, picks int) map[string]int {
 func TestThePriorityDecidesAndThenTheWeight(t *testing.T) {
 	all := func(active ...bool) *targets {
 		ts := &targets{all: []*target{
-			{host: "a", priority: 10, weight: 1}, {host: "b", priority: 10, weight: 3}, {host: "c", priority: 10},
-			{host: "d", priority: 20}, {host: "e", priority: 20},
+			{host: "a", priority: 10, weight: 1},
+			{host: "b", priority: 10, weight: 3},
+			{host: "c", priority: 10},
+			{host: "d", priority: 20},
+			{host: "e", priority: 20},
 		}}
 		for i, is := range active {
 			ts.all[i].active = is

@@ -147,8 +147,8 @@ func join(a, b *net.TCPConn) {
 	var both sync.WaitGroup
 	pass := func(to, from *net.TCPConn) {
 		if _, err := io.Copy(to, from); err != nil || to.CloseWrite() != nil {
-			a.Close() //nolint:errcheck // it has failed
-			b.Close() //nolint:errcheck // the same
+			a.Close()
+			b.Close()
 		}
 	}
 	both.Go(func() { pass(a, b) })

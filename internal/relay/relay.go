@@ -162,7 +162,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
 	r.work.Go(func() { r.watch(watching) })
-	ended := context.AfterFunc(ctx, func() { r.listener.Close() })
+	ended := context.AfterFunc(ctx, func() { r.listener.Close() }) //nolint:errcheck // it is given up
 	defer ended()
 	r.accept(ctx)
 	r.listener.Close() //nolint:errcheck // it is closed already, or about to be
@@ -218,7 +218,7 @@ func (r *Relay) drain() {
 		r.log.Info("closing what is still connected", "connections", n)
 	}
 	for c := range r.conns {
-		c.Close() //nolint:errcheck // it is given up
+		c.Close()
 	}
 	r.conns = nil
 	r.mu.Unlock()
@@ -231,7 +231,7 @@ func (r *Relay) hold(c *net.TCPConn) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.conns == nil {
-		c.Close() //nolint:errcheck // it is given up
+		c.Close()
 		return false
 	}
 	r.conns[c] = true
@@ -243,7 +243,7 @@ func (r *Relay) release(c *net.TCPConn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.conns, c)
-	c.Close() //nolint:errcheck // it is over
+	c.Close()
 }
 
 // report tells how the relay is doing.

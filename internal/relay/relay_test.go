@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"kvd/internal/freeport"
 )
 
 func TestBytesPassUntouchedBothWaysAndHalvesCloseOneByOne(t *testing.T) {
@@ -49,10 +51,7 @@ func TestAMemberThatEndsEndsTheClient(t *testing.T) {
 }
 
 func TestAFailedEndpointGetsNothingUntilItAnswersAgain(t *testing.T) {
-	gone, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	place := gone.Addr().String()
-	gone.Close()
+	place := freeport.Address(t)
 	alive := echo(t, "alive")
 	r, out, status, _ := run(t, Options{Endpoints: []string{place, alive.Addr().String()}, RetryDelay: time.Hour}, nil)
 	for range 6 {
@@ -82,10 +81,7 @@ func TestAFailedEndpointGetsNothingUntilItAnswersAgain(t *testing.T) {
 }
 
 func TestAnEndpointIsTriedAgainAfterTheRetryDelay(t *testing.T) {
-	gone, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	place := gone.Addr().String()
-	gone.Close()
+	place := freeport.Address(t)
 	_, _, status, _ := run(t, Options{Endpoints: []string{place}, RetryDelay: 20 * time.Millisecond}, nil)
 	within(t, "it is said that none is active", func() bool { text, ready := status.now(); return !ready && strings.Contains(text, "0 of 1") })
 	back, err := net.Listen("tcp", place)
@@ -97,10 +93,7 @@ func TestAnEndpointIsTriedAgainAfterTheRetryDelay(t *testing.T) {
 // TestWhenAllHaveFailedTheyAreTriedAllTheSame: etcd's gateway turns clients away
 // for as long as the retry delay.
 func TestWhenAllHaveFailedTheyAreTriedAllTheSame(t *testing.T) {
-	gone, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	place := gone.Addr().String()
-	gone.Close()
+	place := freeport.Address(t)
 	r, out, _, _ := run(t, Options{Endpoints: []string{place}, RetryDelay: time.Hour}, nil)
 	if got, err := ask(r.Addr(), "x"); got != "" {
 		t.Fatalf("%q, %v", got, err)
@@ -234,11 +227,7 @@ func TestBadOptionsAreRefused(t *testing.T) {
 // TestAdvisoryAGatewayThatLeadsToItself is CVE-2020-15114: an endpoint that is the
 // gateway itself makes each connection another one, without end.
 func TestAdvisoryAGatewayThatLeadsToItself(t *testing.T) {
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	place := free.Addr().(*net.TCPAddr)
-	free.Close()
-	_, port, err := net.SplitHostPort(place.String())
+	_, port, err := net.SplitHostPort(freeport.Address(t))
 	must(t, err)
 	other := echo(t, "m").Addr().String()
 	for _, c := range []struct{ listen, endpoint string }{
@@ -266,10 +255,7 @@ func TestAdvisoryAGatewayThatLeadsToItself(t *testing.T) {
 // after the start, so each connection is looked at.
 func TestAdvisoryANameThatComesToLeadToTheGateway(t *testing.T) {
 	dns := &names{hosts: map[string]string{"localhost": "192.0.2.1"}} // what the start is told
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	place := free.Addr().String()
-	free.Close()
+	place := freeport.Address(t)
 	_, port, err := net.SplitHostPort(place)
 	must(t, err)
 	r, out, _, _ := run(t, Options{Listen: place, Endpoints: []string{"localhost:" + port}, RetryDelay: time.Hour}, dns)
