@@ -94,7 +94,7 @@ func (p *process) defragment(ctx context.Context, idle time.Duration, seed uint6
 	if err != nil {
 		return nil, err
 	}
-	defer plain.Close() //nolint:errcheck // nothing is in flight
+	defer plain.Close()
 	alone, err := meanwhile(ctx, conns, seed, patientPut, func(ctx context.Context) error { return pause(ctx, idle) })
 	if err != nil {
 		return nil, fmt.Errorf("idle: %w", err)

@@ -147,7 +147,7 @@ func watchesAt(ctx context.Context, url string) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer answer.Body.Close() //nolint:errcheck // it is only read
+	defer answer.Body.Close()
 	for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
 		if value, found := strings.CutPrefix(lines.Text(), name); found {
 			return strconv.ParseFloat(value, 64)

@@ -46,10 +46,19 @@ func TestDamagedFilesOfEtcdAreDiagnosed(t *testing.T) {
 		// A database has no checksums: that of etcd cannot tell of every bit.
 		certain bool
 	}{
-		{"", emptied, true}, {"", cut, true}, {"", flipped, true},
-		{"member/snap/db", emptied, true}, {"member/snap/db", cut, true}, {"member/snap/db", flipped, false}, {"member/snap/db", flipped, false},
-		{"member/wal/*.wal", emptied, true}, {"member/wal/*.wal", cut, true}, {"member/wal/*.wal", flipped, true},
-		{"member/snap/*.snap", emptied, true}, {"member/snap/*.snap", cut, true}, {"member/snap/*.snap", flipped, true},
+		{"", emptied, true},
+		{"", cut, true},
+		{"", flipped, true},
+		{"member/snap/db", emptied, true},
+		{"member/snap/db", cut, true},
+		{"member/snap/db", flipped, false},
+		{"member/snap/db", flipped, false},
+		{"member/wal/*.wal", emptied, true},
+		{"member/wal/*.wal", cut, true},
+		{"member/wal/*.wal", flipped, true},
+		{"member/snap/*.snap", emptied, true},
+		{"member/snap/*.snap", cut, true},
+		{"member/snap/*.snap", flipped, true},
 	} {
 		if one.file == "" {
 			path := filepath.Join(t.TempDir(), "snapshot.db")
@@ -154,7 +163,9 @@ func examineMember(t *testing.T, dir, path, harm string, certain bool) {
 	if path == db {
 		restored := filepath.Join(t.TempDir(), "restored")
 		for _, args := range [][]string{
-			{"check", db}, {"snapshot", "status", db}, {"hashkv", db},
+			{"check", db},
+			{"snapshot", "status", db},
+			{"hashkv", db},
 			{"snapshot", "restore", db, "--skip-hash-check", "--data-dir", restored},
 		} {
 			said := examine(t, what, db, args...)

@@ -27,8 +27,8 @@ func runGateway(t *testing.T, bin oracle.Binary, flags ...string) (address strin
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		cmd.Process.Kill() //nolint:errcheck // it may have ended
-		cmd.Wait()         //nolint:errcheck // it was killed
+		cmd.Process.Kill()
+		cmd.Wait()
 		if t.Failed() {
 			t.Logf("the gateway of %s said:\n%s", bin.Name, said.String())
 		}

@@ -238,8 +238,10 @@ func TestCommandsOfAProxyDoAsShown(t *testing.T) {
 		t.Fatal("no block is marked")
 	}
 	at := places{
-		{address, m.Address()}, {"127.0.0.1:2380", strings.TrimPrefix(m.PeerURL, "http://")},
-		{"127.0.0.1:12379", oracle.FreeAddress(t)}, {"127.0.0.1:13790", oracle.FreeAddress(t)},
+		{address, m.Address()},
+		{"127.0.0.1:2380", strings.TrimPrefix(m.PeerURL, "http://")},
+		{"127.0.0.1:12379", oracle.FreeAddress(t)},
+		{"127.0.0.1:13790", oracle.FreeAddress(t)},
 	}
 	for _, s := range all {
 		for _, c := range s.commands {
