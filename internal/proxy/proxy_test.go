@@ -300,6 +300,51 @@ func TestASlowReaderMissesNothingAndHoldsNobodyUp(t *testing.T) {
 	slow.exactly(2, 301)
 }
 
+// A client that asks and does not read is not heard any more: nothing of it
+// grows here.
+func TestWhoDoesNotReadIsNotHeard(t *testing.T) {
+	const buffer = 4 << 10
+	p, conn := startProxy(t, Options{WatchBuffer: buffer}, startFake(t, newHistory()))
+	ctx, cancel := context.WithCancel(t.Context())
+	stream, err := pb.NewWatchClient(conn).Watch(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan error, 1)
+	go func() { // two requests make three answers of 30 bytes or so, and none is read
+		for {
+			for _, r := range []*pb.WatchRequest{
+				{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{Key: []byte("k"), WatchId: 7}}},
+				{RequestUnion: &pb.WatchRequest_CancelRequest{CancelRequest: &pb.WatchCancelRequest{WatchId: 7}}},
+			} {
+				if err := stream.Send(r); err != nil {
+					asked <- err
+					return
+				}
+			}
+		}
+	}()
+	largest := func() (most int) {
+		p.watches.streams.Lock()
+		defer p.watches.streams.Unlock()
+		for s := range p.watches.open {
+			s.mu.Lock()
+			most = max(most, s.bytes)
+			s.mu.Unlock()
+		}
+		return most
+	}
+	eventually(t, "answers fill what may wait for them", func() bool { return largest() >= buffer })
+	for range 300 {
+		if n := largest(); n > buffer+512 {
+			t.Fatalf("%d bytes wait for who does not read", n)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	<-asked
+}
+
 func TestProgressIsToldForTheWholeStream(t *testing.T) {
 	h := newHistory()
 	_, conn := startProxy(t, Options{}, startFake(t, h))

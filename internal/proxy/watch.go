@@ -65,13 +65,15 @@ type watchStream struct {
 	lagging  []*watcher        // without a feed until there is room
 	spare    []mem.BufferSlice // a queue that was sent; owned by who sends
 	wake     chan struct{}     // one signal: something waits, or is over
+	read     chan struct{}     // one signal: the client has taken something
 	over     atomic.Pointer[error]
 }
 
 // watch serves a client's stream of watches.
 func (p *Proxy) watch(in grpc.ServerStream) error {
 	s := &watchStream{
-		proxy: p, in: in, who: identityOf(in.Context()), watchers: map[int64]*watcher{}, wake: make(chan struct{}, 1),
+		proxy: p, in: in, who: identityOf(in.Context()), watchers: map[int64]*watcher{},
+		wake: make(chan struct{}, 1), read: make(chan struct{}, 1),
 	}
 	defer s.leave()
 	// All that may end the stream wakes it: a select of many channels, one of which
@@ -81,7 +83,7 @@ func (p *Proxy) watch(in grpc.ServerStream) error {
 	p.watches.enter(s)
 	defer p.watches.exit(s)
 	go func() { // ends with the call
-		if err := s.read(); err != nil {
+		if err := s.hear(); err != nil {
 			s.fail(err)
 		} // else the client asks for no more, and goes on listening
 	}()
@@ -151,6 +153,10 @@ func (s *watchStream) sent(size int) {
 		back, s.lagging = s.lagging, nil
 	}
 	s.mu.Unlock()
+	select {
+	case s.read <- struct{}{}:
+	default:
+	}
 	for _, w := range back {
 		s.proxy.watches.attach(w, w.next)
 	}
@@ -180,6 +186,12 @@ func (s *watchStream) offer(w *watcher, m mem.BufferSlice, first bool) bool {
 	return room
 }
 
+func (s *watchStream) full() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bytes >= s.proxy.o.WatchBuffer
+}
+
 func (s *watchStream) signal() {
 	select {
 	case s.wake <- struct{}{}:
@@ -203,11 +215,18 @@ func (s *watchStream) fail(err error) {
 	s.signal()
 }
 
-// read takes the client's requests until there are no more. It answers one
+// hear takes the client's requests until there are no more. It answers one
 // before it takes the next, as a member does: clients tell by the order which
-// watch was created.
-func (s *watchStream) read() error {
+// watch was created. Who does not take the answers is not heard.
+func (s *watchStream) hear() error {
 	for {
+		for s.full() {
+			select {
+			case <-s.read:
+			case <-s.in.Context().Done():
+				return s.in.Context().Err()
+			}
+		}
 		var r pb.WatchRequest
 		if err := s.in.RecvMsg(&r); err != nil {
 			if errors.Is(err, io.EOF) {
