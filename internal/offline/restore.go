@@ -61,7 +61,10 @@ func (r *Restore) Run(ctx context.Context, o Options) (made Outcome, err error) 
 			if bucket == store.Alarm {
 				made.Alarms++
 			}
-			return readable(bucket, key, value)
+			if err := readable(bucket, key, value); err != nil {
+				return fmt.Errorf("%s: %w", r.Snapshot, err)
+			}
+			return nil
 		},
 	})
 	return made, err

@@ -58,7 +58,9 @@ func StatusOf(path string, o Options) (s Status, err error) {
 		}
 		switch {
 		case bucket == store.Key:
-			return s.count(seen, key, value)
+			if err := s.count(seen, key, value); err != nil {
+				return fmt.Errorf("%s: %w; \"kvd check\" says what else is damaged", path, err)
+			}
 		case bucket == store.Meta && string(key) == state.StorageVersion:
 			if v, err := member.ParseVersion(string(value)); err == nil {
 				s.Version = v.String()

@@ -96,7 +96,7 @@ func (f *File) rewrite(ctx context.Context) (fresh *handle, err error) {
 
 // fill copies every bucket and syncs.
 func (f *File) fill(ctx context.Context, to *handle, from *moment, told func(done, total int64)) error {
-	c := copying{ctx: ctx, to: to.db, from: from, total: f.InUse(), told: told, sync: !f.options.NoSync}
+	c := copying{ctx: ctx, to: to.db, from: from, total: f.InUse(), told: told, sync: !f.options.NoSync && !f.options.Trim}
 	to.db.NoSync = true
 	if err := c.run(); err != nil {
 		return err

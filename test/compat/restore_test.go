@@ -34,7 +34,7 @@ func ask(t *testing.T, bin oracle.Binary, args ...string) (s spoken) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, bin.Path, args...)
 	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr, cmd.Dir = &out, &errs, t.TempDir()
+	cmd.Stdout, cmd.Stderr, cmd.Dir, cmd.Env = &out, &errs, t.TempDir(), oracle.Environment()
 	var exit *exec.ExitError
 	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)

@@ -106,7 +106,7 @@ func (m *Member) start() error {
 	}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Dir = filepath.Dir(m.log) // nothing may land in the tree
-	cmd.Env = append(environment(), m.Env...)
+	cmd.Env = append(Environment(), m.Env...)
 	var names []string
 	for _, s := range m.Sockets {
 		cmd.ExtraFiles, names = append(cmd.ExtraFiles, s.File), append(names, s.Name)
@@ -162,8 +162,8 @@ func (m *Member) Restart() {
 	}
 }
 
-// environment is ours without what would configure a server.
-func environment() []string {
+// Environment is ours without what would configure a server.
+func Environment() []string {
 	var env []string
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "ETCD_") && !strings.HasPrefix(v, "ETCDCTL_") &&
@@ -360,7 +360,7 @@ func (b Binary) Run(t testing.TB, args ...string) (output string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, b.Path, args...)
-	cmd.Env = environment()
+	cmd.Env = Environment()
 	cmd.Dir = t.TempDir()
 	out, err := cmd.CombinedOutput()
 	return string(out), err
