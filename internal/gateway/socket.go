@@ -48,12 +48,13 @@ func (t *translator) socket(w http.ResponseWriter, r *http.Request) {
 	out := &frameWriter{conn: conn, header: http.Header{}}
 	t.answer(out, unframed(ctx, r, offered, body))
 	out.finish()
-	conn.Close() //nolint:errcheck // nothing more is wanted of it
-	body.Close() //nolint:errcheck // never fails
-	<-reading
+	body.Close()                                                 //nolint:errcheck // never fails
+	conn.NetConn().SetReadDeadline(time.Now().Add(closeTimeout)) //nolint:errcheck // the client has gone
+	<-reading                                                    // to its farewell: a port that is closed on unread bytes takes ours back
 }
 
-// receive writes each frame and a newline, until the socket is closed.
+// receive writes each frame and a newline, until the socket is closed. That the
+// call is over before is no end of the socket: it is going to be told why.
 func receive(conn *websocket.Conn, to io.Writer) error {
 	for {
 		_, frame, err := conn.ReadMessage()
@@ -61,7 +62,7 @@ func receive(conn *websocket.Conn, to io.Writer) error {
 			return io.EOF
 		}
 		if _, err := to.Write(append(frame, '\n')); err != nil {
-			return err
+			to = io.Discard
 		}
 	}
 }
