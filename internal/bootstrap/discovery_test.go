@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"kvd/internal/freeport"
 	"kvd/internal/member"
 )
 
@@ -462,7 +462,7 @@ func TestDiscoveryEndsWithItsContext(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		said := make(chan string, 100)
 		o.Progress = func(text string) { said <- text; cancel() }
-		o.Discovery = Discovery{Endpoints: []string{fmt.Sprint(freePort(t))}, Token: "T", User: user, DialTimeout: time.Second, RequestTimeout: time.Second, InsecureTransport: true}
+		o.Discovery = Discovery{Endpoints: []string{freeport.Address(t)}, Token: "T", User: user, DialTimeout: time.Second, RequestTimeout: time.Second, InsecureTransport: true}
 		if _, err := Open(ctx, o); !errors.Is(err, context.Canceled) {
 			t.Errorf("user %q: %v", user, err)
 		}

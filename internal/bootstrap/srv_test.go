@@ -18,6 +18,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"kvd/internal/freeport"
 	"kvd/internal/member"
 )
 
@@ -202,7 +203,7 @@ func serveDNS(t *testing.T, records ...string) *dns {
 	must(t, err)
 	must(t, os.WriteFile(d.hosts, nil, 0o644))
 	for try := 0; ; try++ {
-		address := freePort(t)
+		address := netip.MustParseAddrPort(freeport.Address(t))
 		d.resolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, network, address.String())
 		}}
@@ -245,22 +246,6 @@ func (d *dns) answers(t *testing.T, ended <-chan struct{}) error {
 		case <-limit:
 			t.Fatalf("dnsmasq does not answer: %v", err)
 		case <-look.C:
-		}
-	}
-}
-
-// freePort is an address that was free for both protocols a moment ago.
-func freePort(t *testing.T) netip.AddrPort {
-	t.Helper()
-	for {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		must(t, err)
-		at := l.Addr().(*net.TCPAddr).AddrPort()
-		u, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
-		l.Close()
-		if err == nil {
-			u.Close()
-			return at
 		}
 	}
 }

@@ -3,6 +3,7 @@
 package freeport
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -51,9 +52,16 @@ func Next() (string, error) {
 		}
 		address := fmt.Sprintf("127.0.0.1:%d", ports.next)
 		ports.next++
-		if l, err := net.Listen("tcp", address); err == nil {
-			return address, l.Close()
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			continue
 		}
+		u, err := net.ListenPacket("udp", address) // name services take both
+		if err != nil {
+			l.Close()
+			continue
+		}
+		return address, errors.Join(l.Close(), u.Close())
 	}
 }
 

@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"kvd/internal/freeport"
 )
 
 // share counts how often each of some targets is picked.
@@ -230,7 +232,7 @@ func serveDNS(t *testing.T, records ...string) *net.Resolver {
 	self, err := user.Current()
 	must(t, err)
 	for range 6 { // somebody else may have taken the port
-		address := freePort(t)
+		address := netip.MustParseAddrPort(freeport.Address(t))
 		resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, network, address.String())
 		}}
@@ -267,22 +269,6 @@ func answers(t *testing.T, resolver *net.Resolver, ended <-chan struct{}) (yes b
 		}
 	})
 	return yes
-}
-
-// freePort is an address that was free for both protocols a moment ago.
-func freePort(t *testing.T) netip.AddrPort {
-	t.Helper()
-	for {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		must(t, err)
-		at := l.Addr().(*net.TCPAddr).AddrPort()
-		u, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
-		l.Close()
-		if err == nil {
-			u.Close()
-			return at
-		}
-	}
 }
 
 // TestARealNameServiceTellsTheMembers: TLS from end to end, by priority and
