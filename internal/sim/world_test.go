@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -122,7 +123,7 @@ func (w *world) run() (fault string) {
 		case failure:
 			fault = p.text
 		default:
-			panic(fmt.Sprintf("%v\n%s", p, w.tail()))
+			fault = fmt.Sprintf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
 	for ; w.now < runSteps; w.now++ {
