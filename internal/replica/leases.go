@@ -309,7 +309,7 @@ func (rn *renewals) revoke() {
 	l := rn.loop
 	for _, id := range rn.deadlines.Expired(l.now, expiryBatch) {
 		request := &state.Request{
-			Header:      l.r.own(l.r.ids.next()),
+			Header:      l.r.own(l.r.ids.Next()),
 			LeaseRevoke: &pb.LeaseRevokeRequest{ID: int64(id)},
 		}
 		data, err := state.Encode(request, nil)
