@@ -90,15 +90,6 @@ func (f *flusher) room() bool {
 	return !f.free
 }
 
-func (f *flusher) full() bool { return f.pending() >= f.r.options.PendingBytes }
-
-// pending is the bytes of rows that are not committed.
-func (f *flusher) pending() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.bytes + f.waiting
-}
-
 // Pending is the bytes of rows that are not in the store's InUse yet. Who adds them
 // up asks InUse first: then no row counts twice.
 func (r *Replica) Pending() int {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -70,14 +69,14 @@ func (c *copying) run(r round) (err error) {
 
 // again copies rows of the moment over what was copied of them before, and removes
 // those that are gone.
-func (c *copying) again(name Bucket, keys map[string]struct{}) error {
+func (c *copying) again(name Bucket, changed notes) error {
 	rows := c.from.tx.Bucket([]byte(name))
-	sorted := slices.Sorted(maps.Keys(keys))
-	for len(sorted) > 0 {
+	keys := changed.keys()
+	for len(keys) > 0 {
 		err := c.piece(name, func(b *bolt.Bucket, full func() bool) error {
-			for len(sorted) > 0 && !full() {
-				key := []byte(sorted[0])
-				sorted = sorted[1:]
+			for len(keys) > 0 && !full() {
+				key := keys[0]
+				keys = keys[1:]
 				value := rows.Get(key)
 				if value == nil {
 					c.done += int64(len(key))

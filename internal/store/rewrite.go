@@ -1,7 +1,9 @@
 package store
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -29,7 +31,7 @@ type Rewrite struct {
 
 	behind atomic.Int64   // bytes of rows committed since the round began
 	ends   map[Bucket]end // of the buckets, at the moment of the round
-	since  map[Bucket]map[string]struct{}
+	since  map[Bucket]notes
 
 	done  int64 // bytes of rows copied
 	total int64
@@ -42,8 +44,26 @@ type end []byte
 // round is what there is to copy.
 type round struct {
 	first   bool
-	ends    map[Bucket]end                 // at the moment of the round before
-	changed map[Bucket]map[string]struct{} // rows before those, committed since
+	ends    map[Bucket]end   // at the moment of the round before
+	changed map[Bucket]notes // rows before those, committed since
+}
+
+// notes are keys, one after the other: a compaction leaves millions.
+type notes []byte
+
+func (n notes) add(key []byte) notes {
+	return append(binary.AppendUvarint(n, uint64(len(key))), key...)
+}
+
+// keys are those that were noted, in order and once. They alias the notes.
+func (n notes) keys() (all [][]byte) {
+	for len(n) > 0 {
+		size, head := binary.Uvarint(n)
+		end := head + int(size)
+		all, n = append(all, n[head:end:end]), n[end:]
+	}
+	slices.SortFunc(all, bytes.Compare)
+	return slices.CompactFunc(all, bytes.Equal)
 }
 
 // Rewrite begins one. There is one at a time, and who began it calls Close.
@@ -89,7 +109,7 @@ func (w *Rewrite) look() (err error) {
 			err = errors.Join(w.file.corrupt(p), w.from.Close())
 		}
 	}()
-	w.ends, w.since = map[Bucket]end{}, map[Bucket]map[string]struct{}{}
+	w.ends, w.since = map[Bucket]end{}, map[Bucket]notes{}
 	w.behind.Store(0)
 	for _, name := range w.from.names() {
 		last, _ := w.from.tx.Bucket([]byte(name)).Cursor().Last()
@@ -113,15 +133,9 @@ func (w *Rewrite) note(batches []*Batch) {
 
 func (w *Rewrite) noteRow(bucket Bucket, r row) {
 	w.behind.Add(int64(len(r.key) + len(r.value)))
-	if string(r.key) > string(w.ends[bucket]) {
-		return
+	if bytes.Compare(r.key, w.ends[bucket]) <= 0 {
+		w.since[bucket] = w.since[bucket].add(r.key)
 	}
-	rows := w.since[bucket]
-	if rows == nil {
-		rows = map[string]struct{}{}
-		w.since[bucket] = rows
-	}
-	rows[string(r.key)] = struct{}{}
 }
 
 // Copy copies what the round holds, at a pace that leaves the machine to others.
