@@ -13,26 +13,27 @@ import (
 // A transaction of a copy ends after this much, so that its dirty pages do not
 // fill the memory. One that is made beside a log that is written is synced each
 // syncBytes: an fdatasync of the log waits for what the disk was given before it,
-// and must not find more of it than that. Then it rests for as long as that took,
-// at most longestRest: half of a processor, and of the disk, is for others.
+// and must not find more of it than that. Then it rests for twice as long as that took,
+// at most longestRest: most of a processor, and of the disk, is for others.
 const (
 	chunkRows   = 10_000
 	chunkBytes  = 16 << 20
-	syncBytes   = 512 << 10
+	syncBytes   = 256 << 10
+	restFactor  = 2
 	longestRest = 50 * time.Millisecond
 )
 
-// Defragment rewrites the file without its free pages. It is the committer who
-// calls it, so that the file stands still; reads go on throughout. Rewrite does
-// the same while commits go on, too.
+// Defragment rewrites the file without its free pages, as fast as it can. It is the
+// committer who calls it, so that the file stands still; reads go on throughout.
+// Rewrite does the same while commits go on, too.
 func (f *File) Defragment(ctx context.Context) (err error) {
 	w, err := f.Rewrite()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
-	if err := w.Copy(ctx); err != nil {
-		return err
+	if err := w.copy(ctx, false); err != nil {
+		return w.wrap(err)
 	}
 	return w.Finish(ctx)
 }
@@ -186,7 +187,7 @@ func (c *copying) pause(began time.Time) error {
 	if !c.sync {
 		return nil
 	}
-	rest := time.NewTimer(min(time.Since(began), longestRest))
+	rest := time.NewTimer(min(restFactor*time.Since(began), longestRest))
 	defer rest.Stop()
 	select {
 	case <-rest.C:
