@@ -45,7 +45,7 @@ func Open(path string, o Options) (*File, error) {
 			return nil, fmt.Errorf("open store: %w", err)
 		}
 	}
-	h, err := f.open()
+	h, err := f.open(false)
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}

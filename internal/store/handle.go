@@ -71,8 +71,9 @@ func (f *File) acquire() (*handle, error) {
 	return f.live, nil
 }
 
-// open locks, checks and opens the file at f.path.
-func (f *File) open() (h *handle, err error) {
+// open locks and opens the file at f.path, and checks it first unless that has been
+// done.
+func (f *File) open(checked bool) (h *handle, err error) {
 	flag := os.O_RDWR | os.O_CREATE
 	if f.options.ReadOnly {
 		flag = os.O_RDONLY
@@ -81,22 +82,26 @@ func (f *File) open() (h *handle, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := f.admit(file); err != nil {
+	err = f.lock(file)
+	if err == nil && !checked {
+		err = checkFile(context.Background(), file, f.path)
+	}
+	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
 	return f.attach(file)
 }
 
-// admit locks the file and reads all of it once. The advice to the kernel
-// spares a cold start from reading page by page.
-func (f *File) admit(file *os.File) error {
+// lock takes the file for this process. The advice to the kernel spares a cold
+// start from reading page by page.
+func (f *File) lock(file *os.File) error {
 	if err := lock(file, f.options.ReadOnly, f.options.Timeout); err != nil {
 		return fmt.Errorf("%s: %w; another server or tool has it open (fuser -v names it): stop that first", f.path, err)
 	}
 	if err := unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_WILLNEED); err != nil {
 		return fmt.Errorf("%s: fadvise: %w", f.path, err)
 	}
-	return checkFile(context.Background(), file, f.path)
+	return nil
 }
 
 // attach gives the open, locked file to bbolt. On error the file is closed.
