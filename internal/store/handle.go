@@ -23,14 +23,22 @@ type handle struct {
 	db    *bolt.DB
 	file  *os.File // bbolt's own
 	users atomic.Int64
+	of    *File // whose name it had, for sure; nil: it may have it still
 }
 
 func (h *handle) release() error {
 	if h.users.Add(-1) > 0 {
 		return nil
 	}
-	return h.db.Close()
+	if h.of == nil {
+		return h.db.Close()
+	}
+	return h.of.shrink(h)
 }
+
+// nameless says that the name of the file is another's, on disk, too. Its owner
+// releases it next.
+func (h *handle) nameless(of *File) { h.of = of }
 
 // trim cuts off what lies behind the last page in use. A commit that needs more
 // extends the file again.
@@ -41,6 +49,14 @@ func (h *handle) trim() error {
 	}
 	size := tx.Size()
 	return errors.Join(tx.Rollback(), h.file.Truncate(size), h.file.Sync())
+}
+
+// swap makes fresh the live handle and returns the one before.
+func (f *File) swap(fresh *handle) (old *handle) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	old, f.live = f.live, fresh
+	return old
 }
 
 // acquire returns the live handle with a user more. The lock keeps the handle

@@ -19,7 +19,7 @@ func (f *File) Replace(path string, load func(open func() (Reader, error)) error
 	if f.dead != nil {
 		return f.dead
 	}
-	next := &File{path: path, options: f.options}
+	next := &File{path: path, options: f.options, closed: make(chan struct{})}
 	h, err := next.open(true)
 	if err != nil {
 		return fmt.Errorf("replace %s: %w", f.path, err)
@@ -35,11 +35,13 @@ func (f *File) Replace(path string, load func(open func() (Reader, error)) error
 	if err != nil {
 		return fmt.Errorf("replace %s: %w", f.path, errors.Join(err, next.Close()))
 	}
+	f.rewrite = nil // what it has copied is of the past
 	old := f.swap(h)
 	if err := syncDir(filepath.Dir(f.path)); err != nil {
 		f.dead = fmt.Errorf("replace %s: the new file is in place but maybe not on disk: %w", f.path, err)
 		return errors.Join(f.dead, old.release())
 	}
+	old.nameless(f)
 	if err := errors.Join(f.measure(h), old.release()); err != nil {
 		return fmt.Errorf("replace %s: %w", f.path, err)
 	}
