@@ -34,6 +34,11 @@ func proxyOptions() []*option {
 			bind: func(c *Config) value { return text{&c.Proxy.Namespace} },
 		},
 		{
+			name: "proxy-leasing-prefix", section: sectionProxy, traits: own,
+			help: "Prefix of the keys by which proxies own others, so that the owner answers reads of them without asking a member. All who write such keys must do so through proxies, or clients of etcd's leasing, with the same prefix.",
+			bind: func(c *Config) value { return text{&c.Proxy.LeasingPrefix} },
+		},
+		{
 			name: "proxy-serializable-ordering", section: sectionProxy, standard: "false", traits: own,
 			help: "Whether a proxy answers no read from an older revision than one that it has answered from before.",
 			bind: func(c *Config) value { return boolean{&c.Proxy.Ordering} },

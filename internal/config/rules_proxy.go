@@ -17,6 +17,12 @@ func proxyRules() []rule {
 			}
 			return "", ""
 		}},
+		{[]string{"proxy-leasing-prefix", "proxy"}, func(c *Config) (string, string) {
+			if c.Proxy.LeasingPrefix != "" && c.Proxy.Mode == "readonly" {
+				return "a read-only proxy writes nothing, not even which keys it owns", "leave the prefix out"
+			}
+			return "", ""
+		}},
 		{[]string{"proxy-resolver-ttl", "proxy-resolver-prefix"}, func(c *Config) (string, string) {
 			if ttl := c.Proxy.ResolverTTL; c.Proxy.ResolverPrefix != "" && (ttl < leastResolverTTL || ttl%time.Second != 0) {
 				return fmt.Sprintf("%s cannot be the time of a lease", ttl), "use whole seconds, one at least"

@@ -30,6 +30,8 @@ var broken = []struct {
 		`flag provided but not defined: -listen-client-url; did you mean "listen-client-urls"?`,
 	},
 	{"--experimental-max-learners=2", "flag --experimental-max-learners", "it is no longer experimental; write max-learners"},
+	{"--experimental-leasing-prefix=l/", "flag --experimental-leasing-prefix", "that is how etcd's grpc-proxy calls it; write proxy-leasing-prefix"},
+	{"--proxy readonly --proxy-leasing-prefix=l/", "flag --proxy-leasing-prefix", "a read-only proxy writes nothing"},
 	{"--enable-v2", "flag --enable-v2", "gone"},
 	{"--grpc-keepalive-timeout 5", "flag --grpc-keepalive-timeout", `parse error; want duration such as "100ms"`},
 	{"--heartbeat-interval 100us", "flag --heartbeat-interval", "whole milliseconds"},
