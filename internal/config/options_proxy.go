@@ -39,6 +39,11 @@ func proxyOptions() []*option {
 			bind: func(c *Config) value { return text{&c.Proxy.LeasingPrefix} },
 		},
 		{
+			name: "proxy-leasing-ttl", section: sectionProxy, standard: "20s", traits: own,
+			help: "How long a proxy that is gone owns its keys. For a third of it a proxy answers from them that hears nothing of the members.",
+			bind: func(c *Config) value { return duration{&c.Proxy.LeasingTTL} },
+		},
+		{
 			name: "proxy-serializable-ordering", section: sectionProxy, standard: "false", traits: own,
 			help: "Whether a proxy answers no read from an older revision than one that it has answered from before.",
 			bind: func(c *Config) value { return boolean{&c.Proxy.Ordering} },

@@ -31,6 +31,7 @@ var broken = []struct {
 	},
 	{"--experimental-max-learners=2", "flag --experimental-max-learners", "it is no longer experimental; write max-learners"},
 	{"--experimental-leasing-prefix=l/", "flag --experimental-leasing-prefix", "that is how etcd's grpc-proxy calls it; write proxy-leasing-prefix"},
+	{"--proxy on --proxy-leasing-prefix=l/ --proxy-leasing-ttl=1500ms", "flag --proxy-leasing-ttl", "1.5s cannot be the time of a lease"},
 	{"--proxy readonly --proxy-leasing-prefix=l/", "flag --proxy-leasing-prefix", "a read-only proxy writes nothing"},
 	{"--enable-v2", "flag --enable-v2", "gone"},
 	{"--grpc-keepalive-timeout 5", "flag --grpc-keepalive-timeout", `parse error; want duration such as "100ms"`},

@@ -87,7 +87,7 @@ func (m *running) newProxy() (*http.Client, error) {
 		DialTimeout: c.Proxy.DialTimeout,
 		Namespace:   []byte(c.Proxy.Namespace),
 
-		LeasingPrefix: c.Proxy.LeasingPrefix,
+		LeasingPrefix: c.Proxy.LeasingPrefix, LeasingTTL: c.Proxy.LeasingTTL,
 
 		Ordered:    c.Proxy.Ordering,
 		CacheBytes: int(min(c.Proxy.CacheBytes, math.MaxInt32)),

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -17,8 +18,8 @@ import (
 )
 
 const (
-	sessionTTL   = 20 * time.Second // of the lease that ownership keys have; members may make it more
-	sessionLimit = 5 * time.Second  // for a member to answer what the session needs
+	sessionTTL   = 20 * time.Second
+	sessionLimit = 5 * time.Second // for a member to answer what the session needs
 	// trustPart of the TTL behind the sending of a renewal, a session is believed to
 	// live. The rest is for a leader that does not know yet that it is none when it
 	// answers: a TTL is no less than one and a half of its election timeouts.
@@ -103,7 +104,7 @@ func (l *leasing) session(ctx context.Context) error {
 	limited, cancel := context.WithTimeout(ctx, sessionLimit)
 	defer cancel()
 	sent := time.Now()
-	lease, err := leases.LeaseGrant(limited, &pb.LeaseGrantRequest{TTL: int64(sessionTTL / time.Second)})
+	lease, err := leases.LeaseGrant(limited, &pb.LeaseGrantRequest{TTL: int64(cmp.Or(l.proxy.o.LeasingTTL, sessionTTL) / time.Second)})
 	if err != nil {
 		return err
 	}
@@ -115,7 +116,7 @@ func (l *leasing) session(ctx context.Context) error {
 			l.proxy.log.Debug("the lease of this proxy's keys is left to expire", "error", err)
 		}
 	}()
-	ttl := time.Duration(lease.TTL) * time.Second
+	ttl := time.Duration(lease.TTL) * time.Second // members may make it more
 	l.keys.open(lease.ID, trust{sent, ttl / trustPart})
 	l.proxy.log.Info("keys are leased", "prefix", l.prefix, "lease-ttl", ttl)
 	renew := time.NewTicker(ttl / renewPart)

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"container/list"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ const (
 	ownedBytes = 64 << 20        // of their values
 	maxResting = 10000           // keys that are not asked for again so soon
 	restFor    = 2 * time.Second // after somebody else has wanted a key; as etcd's
+	maxPast    = 16              // sessions that are remembered: their leases may outlive them
 	readOnce   = 4096            // keys that are remembered for having been read once
 	entrySize  = 256             // what a key costs beside its bytes
 )
@@ -25,8 +27,9 @@ const (
 // lock, and asks nobody.
 type owned struct {
 	mu       sync.Mutex
-	watching bool  // the ownership keys are watched, so that we hear who wants one
-	session  int64 // the lease of the ownership keys; 0: there is none
+	watching bool    // the ownership keys are watched, so that we hear who wants one
+	session  int64   // the lease of the ownership keys; 0: there is none
+	past     []int64 // leases of sessions that are over; the last maxPast
 	trust    trust
 
 	all     map[string]*entry
@@ -77,6 +80,10 @@ func newOwned() *owned {
 }
 
 func (o *owned) emptyLocked() {
+	if o.session != 0 {
+		o.past = append(o.past, o.session)
+		o.past = o.past[max(0, len(o.past)-maxPast):]
+	}
 	o.all, o.asking, o.leaving = map[string]*entry{}, map[string]*acquisition{}, map[string]int64{}
 	o.resting, o.once = map[string]time.Time{}, map[string]bool{}
 	o.order.Init()
@@ -280,11 +287,11 @@ func (o *owned) holds(key string, created int64) bool {
 	return e != nil && e.created == created
 }
 
-// ours reports whether a lease is that of the session.
+// ours reports whether a lease is that of the session, or of one before.
 func (o *owned) ours(lease int64) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return lease != 0 && lease == o.session
+	return lease != 0 && (lease == o.session || slices.Contains(o.past, lease))
 }
 
 // restsLocked reports whether a key was wanted by somebody else a short time ago.

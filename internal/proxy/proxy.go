@@ -30,6 +30,7 @@ type Options struct {
 	// LeasingPrefix is of the keys by which proxies and clients own others, and may
 	// answer reads of them; inside the namespace. "": none.
 	LeasingPrefix string
+	LeasingTTL    time.Duration // how long a proxy that is gone owns its keys; whole seconds; 0: 20 s
 
 	MaxRequestBytes int    // of one message of a client; 0: gRPC's 4 MiB
 	MaxStreams      uint32 // at once on one connection of a client; 0: no limit
