@@ -14,10 +14,10 @@ const (
 	// lives counts half against it, down to leastSlackBytes.
 	slackBytes      = 288 << 20
 	leastSlackBytes = 160 << 20
-	paceEvery  = time.Second
-	loadingGC  = 400 // while nothing but what will live is being read
-	leastGC    = 40  // per cent of the living heap; a large one is collected sooner, for its memory
-	mostGC     = 400 // no heap is so small that it needs more
+	paceEvery       = time.Second
+	loadingGC       = 400 // while nothing but what will live is being read
+	leastGC         = 40  // per cent of the living heap; a large one is collected sooner, for its memory
+	mostGC          = 400 // no heap is so small that it needs more
 )
 
 // ownsHeap reports whether the operator has left the heap's pace to us.

@@ -6,85 +6,103 @@ import (
 	"slices"
 )
 
-// few rows are sorted by comparing whole keys.
-const few = 24
+// rowsInChunk rows lie side by side. What grows by chunks is never copied.
+const rowsInChunk = 1 << 12
 
-// sortByKey sorts rows whose keys agree in the first depth bytes. It is
-// quicksort on eight bytes at a time, as keys tend to share long beginnings
-// that a comparison would read again each time.
-func sortByKey(rows []loaded, depth int) {
-	if len(rows) > few {
-		for i := range rows {
-			rows[i].look(depth)
-		}
-		sortByWord(rows, depth)
-		return
-	}
-	slices.SortFunc(rows, func(a, b loaded) int { return cmp.Compare(a.key[depth:], b.key[depth:]) })
+// loaded is one row on its way into the index.
+type loaded struct {
+	key    string
+	record *record
 }
 
-// look takes in the eight bytes at depth.
-func (l *loaded) look(depth int) {
-	rest := l.key[depth:]
-	l.rest = uint8(min(len(rest), 9))
+// chunks are the rows of a part, in the order of revisions.
+type chunks struct {
+	full [][]loaded
+	n    int
+}
+
+func (c *chunks) add(row loaded) {
+	if c.n%rowsInChunk == 0 {
+		c.full = append(c.full, make([]loaded, 0, rowsInChunk))
+	}
+	last := &c.full[len(c.full)-1]
+	*last = append(*last, row)
+	c.n++
+}
+
+func (c *chunks) at(row uint32) *loaded { return &c.full[row/rowsInChunk][row%rowsInChunk] }
+
+// place stands for a row while they are sorted: small, and without a pointer
+// that the collector would have to hear of.
+type place struct {
+	word uint64 // the eight bytes of the key that the sort looks at
+	row  uint32
+	rest uint8 // how many bytes of the key there are from these on, 9 for more than 8
+}
+
+// byKey returns the rows in the order of their keys; those of one key stay in the
+// order of revisions.
+func (c *chunks) byKey() []place {
+	places := make([]place, c.n)
+	for i := range places {
+		places[i].row = uint32(i)
+	}
+	c.sort(places, 0)
+	return places
+}
+
+// sort sorts rows whose keys agree in the first depth bytes. It looks at eight
+// bytes at a time, and not at what all of the rows share, as keys tend to have
+// long beginnings that a comparison would read again each time.
+func (c *chunks) sort(places []place, depth int) {
+	if len(places) < 2 {
+		return
+	}
+	depth += c.shared(places, depth)
+	for i := range places {
+		places[i].look(c.at(places[i].row).key[depth:])
+	}
+	slices.SortFunc(places, func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.word, b.word), cmp.Compare(a.rest, b.rest), cmp.Compare(a.row, b.row))
+	})
+	for len(places) > 0 {
+		same := 1
+		for same < len(places) && places[same].word == places[0].word && places[same].rest == places[0].rest {
+			same++
+		}
+		if places[0].rest > 8 {
+			c.sort(places[:same], depth+8)
+		}
+		places = places[same:]
+	}
+}
+
+// shared is how many bytes behind depth all keys have in common.
+func (c *chunks) shared(places []place, depth int) int {
+	first := c.at(places[0].row).key[depth:]
+	n := len(first)
+	for _, p := range places[1:] {
+		key := c.at(p.row).key[depth:]
+		if n = min(n, len(key)); key[:n] == first[:n] {
+			continue
+		}
+		i := 0
+		for key[i] == first[i] {
+			i++
+		}
+		n = i
+	}
+	return n
+}
+
+// look takes in the first eight bytes of rest, what is left of the key.
+func (p *place) look(rest string) {
+	p.rest = uint8(min(len(rest), 9))
 	if len(rest) >= 8 {
-		l.word = binary.BigEndian.Uint64([]byte(rest[:8]))
+		p.word = binary.BigEndian.Uint64([]byte(rest[:8]))
 		return
 	}
 	var b [8]byte
 	copy(b[:], rest)
-	l.word = binary.BigEndian.Uint64(b[:])
-}
-
-func (l *loaded) compare(o *loaded) int {
-	return cmp.Or(cmp.Compare(l.word, o.word), cmp.Compare(l.rest, o.rest))
-}
-
-// sortByWord sorts rows that have looked at depth.
-func sortByWord(rows []loaded, depth int) {
-	for len(rows) > few {
-		pivot := median(rows)
-		// rows[:lo] < pivot, rows[lo:i] == pivot, rows[hi:] > pivot
-		lo, i, hi := 0, 0, len(rows)
-		for i < hi {
-			switch c := rows[i].compare(&pivot); {
-			case c < 0:
-				rows[lo], rows[i] = rows[i], rows[lo]
-				lo++
-				i++
-			case c > 0:
-				hi--
-				rows[i], rows[hi] = rows[hi], rows[i]
-			default:
-				i++
-			}
-		}
-		if pivot.rest > 8 {
-			sortByKey(rows[lo:hi], depth+8)
-		}
-		// The shorter side on the stack, the longer one in the loop.
-		if lo < len(rows)-hi {
-			sortByWord(rows[:lo], depth)
-			rows = rows[hi:]
-		} else {
-			sortByWord(rows[hi:], depth)
-			rows = rows[:lo]
-		}
-	}
-	slices.SortFunc(rows, func(a, b loaded) int { return cmp.Compare(a.key[depth:], b.key[depth:]) })
-}
-
-// median of three, spread over the rows.
-func median(rows []loaded) loaded {
-	a, b, c := &rows[0], &rows[len(rows)/2], &rows[len(rows)-1]
-	if a.compare(b) > 0 {
-		a, b = b, a
-	}
-	if b.compare(c) > 0 {
-		b = c
-	}
-	if a.compare(b) > 0 {
-		b = a
-	}
-	return *b
+	p.word = binary.BigEndian.Uint64(b[:])
 }
