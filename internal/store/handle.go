@@ -43,6 +43,23 @@ func (h *handle) trim() error {
 	return errors.Join(tx.Rollback(), h.file.Truncate(size), h.file.Sync())
 }
 
+// list writes the list of free pages, which commits leave out. The next commit
+// leaves it out again.
+func (h *handle) list() (err error) {
+	h.db.NoFreelistSync = false
+	tx, err := h.db.Begin(true)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the file is damaged: %v", p)
+			abandon(tx)
+		}
+	}()
+	return tx.Commit()
+}
+
 // acquire returns the live handle with a user more. The lock keeps the handle
 // from being closed between the two.
 func (f *File) acquire() (*handle, error) {
