@@ -135,11 +135,10 @@ func (r *Replica) Flush(ctx context.Context) error {
 func (r *Replica) Deliver(m *raftpb.Message) { r.intake.deliver(m) }
 
 // Pulse returns when loop and applier have both taken notice of the call; when
-// the loop has, while the applier may be busy for long: during a defragmentation
-// or while a snapshot is taken over.
+// the loop has, while the applier may be busy for long, with taking a snapshot over.
 func (r *Replica) Pulse(ctx context.Context) error {
 	_, err := ask(ctx, r, func(_ *loop, reply reply[struct{}]) {
-		if r.flusher.defragmenting.Load() || r.installing.Load() {
+		if r.installing.Load() {
 			reply(struct{}{}, nil) // that is no fault
 			return
 		}

@@ -22,8 +22,9 @@ const keyFill = 0.9
 // is in use: a tenth of a start with a large file, and nothing with a small one.
 const listedFrom = 64 << 20
 
-// File is a store in one bbolt file. Commit and Defragment are for one
-// goroutine at a time; all else may be called from any.
+// File is a store in one bbolt file. Commit, Replace, Defragment and what Rewrite
+// says are for one goroutine at a time, the committer; all else may be called from
+// any.
 type File struct {
 	path    string
 	options Options
@@ -31,21 +32,25 @@ type File struct {
 	mu   sync.Mutex // guards live and the count of readers of each handle
 	live *handle    // what new readers open; nil once closed
 
-	dead        error // the first failed commit; touched by the committer only
+	dead        error    // the first failed commit; touched by the committer only
+	rewrite     *Rewrite // under way, told of commits; touched by the committer only
 	size, inUse atomic.Int64
 	measured    atomic.Uint64 // times that they were set; it grows first
+
+	shrinking sync.WaitGroup // of files that have no name any more
+	closed    chan struct{}
 }
 
 // Open opens the file, or makes it with its buckets. It reads every page
 // before it trusts any: damage is an error that names it, not a crash later.
 func Open(path string, o Options) (*File, error) {
-	f := &File{path: path, options: o.complete()}
+	f := &File{path: path, options: o.complete(), closed: make(chan struct{})}
 	if !o.ReadOnly {
 		if err := removeLeftovers(path); err != nil {
 			return nil, fmt.Errorf("open store: %w", err)
 		}
 	}
-	h, err := f.open()
+	h, err := f.open(false)
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
@@ -111,6 +116,9 @@ func (f *File) Commit(s Stamp, batches ...*Batch) error {
 	if err := f.commit(h, s, batches); err != nil {
 		f.dead = fmt.Errorf("commit index %d to %s: %w", s.Index, f.path, err)
 		return f.dead
+	}
+	if f.rewrite != nil {
+		f.rewrite.note(batches)
 	}
 	return nil
 }
@@ -265,7 +273,10 @@ func (f *File) Close() error {
 	if !f.options.ReadOnly && f.dead == nil && f.Size() >= listedFrom {
 		h.list() //nolint:errcheck // on a full disk, say: the file is whole without it
 	}
-	return h.release()
+	close(f.closed)
+	err := h.release()
+	f.shrinking.Wait()
+	return err
 }
 
 func syncDir(dir string) error {
