@@ -1,7 +1,6 @@
 package mvcc
 
 import (
-	"cmp"
 	"encoding/binary"
 	"slices"
 )
@@ -62,12 +61,10 @@ func (c *chunks) sort(places []place, depth int) {
 	for i := range places {
 		places[i].look(c.at(places[i].row).key[depth:])
 	}
-	slices.SortFunc(places, func(a, b place) int {
-		return cmp.Or(cmp.Compare(a.word, b.word), cmp.Compare(a.rest, b.rest), cmp.Compare(a.row, b.row))
-	})
+	slices.SortFunc(places, place.compare)
 	for len(places) > 0 {
 		same := 1
-		for same < len(places) && places[same].word == places[0].word && places[same].rest == places[0].rest {
+		for same < len(places) && places[same].agrees(places[0]) {
 			same++
 		}
 		if places[0].rest > 8 {
@@ -106,3 +103,18 @@ func (p *place) look(rest string) {
 	copy(b[:], rest)
 	p.word = binary.BigEndian.Uint64(b[:])
 }
+
+func (p place) compare(o place) int {
+	switch {
+	case p.word < o.word:
+		return -1
+	case p.word > o.word:
+		return 1
+	case p.rest != o.rest:
+		return int(p.rest) - int(o.rest)
+	default:
+		return int(p.row) - int(o.row)
+	}
+}
+
+func (p place) agrees(o place) bool { return p.word == o.word && p.rest == o.rest }
