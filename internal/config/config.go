@@ -117,6 +117,8 @@ type Proxy struct {
 	DialTimeout time.Duration
 
 	Namespace      string // before all keys at the members
+	LeasingPrefix  string // of the keys by which others are owned; empty: none are
+	LeasingTTL     time.Duration
 	CacheBytes     int64  // of answers that a watch proves current
 	Ordering       bool   // no answer is older than one before
 	ResolverPrefix string // of the keys at which proxies are registered; empty: not

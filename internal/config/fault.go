@@ -70,9 +70,23 @@ func (a at) fault(key, problem, suggestion string) Fault {
 	}
 }
 
+// ofGRPCProxy is the option of a proxy that etcd's grpc-proxy calls name; "": none.
+func ofGRPCProxy(name string) string {
+	return map[string]string{
+		"namespace":                          "proxy-namespace",
+		"resolver-prefix":                    "proxy-resolver-prefix",
+		"resolver-ttl":                       "proxy-resolver-ttl",
+		"experimental-leasing-prefix":        "proxy-leasing-prefix",
+		"experimental-serializable-ordering": "proxy-serializable-ordering",
+	}[name]
+}
+
 // suggest says what was probably meant by an unknown option.
 func suggest(name string, known []string) string {
 	plain, old := strings.CutPrefix(name, "experimental-")
+	if ours := ofGRPCProxy(name); ours != "" {
+		return "that is how etcd's grpc-proxy calls it; write " + ours
+	}
 	switch {
 	case old && slices.Contains(known, plain):
 		return "it is no longer experimental; write " + plain

@@ -34,6 +34,16 @@ func proxyOptions() []*option {
 			bind: func(c *Config) value { return text{&c.Proxy.Namespace} },
 		},
 		{
+			name: "proxy-leasing-prefix", section: sectionProxy, traits: own,
+			help: "Prefix of the keys by which proxies own others, so that the owner answers reads of them without asking a member. All who write such keys must do so through proxies, or clients of etcd's leasing, with the same prefix.",
+			bind: func(c *Config) value { return text{&c.Proxy.LeasingPrefix} },
+		},
+		{
+			name: "proxy-leasing-ttl", section: sectionProxy, standard: "20s", traits: own,
+			help: "How long a proxy that is gone owns its keys. For a third of it a proxy answers from them that hears nothing of the members.",
+			bind: func(c *Config) value { return duration{&c.Proxy.LeasingTTL} },
+		},
+		{
 			name: "proxy-serializable-ordering", section: sectionProxy, standard: "false", traits: own,
 			help: "Whether a proxy answers no read from an older revision than one that it has answered from before.",
 			bind: func(c *Config) value { return boolean{&c.Proxy.Ordering} },

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-const leastResolverTTL = time.Second
+const leastTTL = time.Second
 
 // proxyRules are of how a proxy serves a cluster.
 func proxyRules() []rule {
@@ -17,8 +17,20 @@ func proxyRules() []rule {
 			}
 			return "", ""
 		}},
+		{[]string{"proxy-leasing-prefix", "proxy"}, func(c *Config) (string, string) {
+			if c.Proxy.LeasingPrefix != "" && c.Proxy.Mode == "readonly" {
+				return "a read-only proxy writes nothing, not even which keys it owns", "leave the prefix out"
+			}
+			return "", ""
+		}},
+		{[]string{"proxy-leasing-ttl", "proxy-leasing-prefix"}, func(c *Config) (string, string) {
+			if ttl := c.Proxy.LeasingTTL; c.Proxy.LeasingPrefix != "" && (ttl < leastTTL || ttl%time.Second != 0) {
+				return fmt.Sprintf("%s cannot be the time of a lease", ttl), "use whole seconds, one at least"
+			}
+			return "", ""
+		}},
 		{[]string{"proxy-resolver-ttl", "proxy-resolver-prefix"}, func(c *Config) (string, string) {
-			if ttl := c.Proxy.ResolverTTL; c.Proxy.ResolverPrefix != "" && (ttl < leastResolverTTL || ttl%time.Second != 0) {
+			if ttl := c.Proxy.ResolverTTL; c.Proxy.ResolverPrefix != "" && (ttl < leastTTL || ttl%time.Second != 0) {
 				return fmt.Sprintf("%s cannot be the time of a lease", ttl), "use whole seconds, one at least"
 			}
 			return "", ""

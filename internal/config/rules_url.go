@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"kvd/internal/bootstrap"
 )
 
 func urlRules() []rule {
@@ -35,8 +37,7 @@ func urlRules() []rule {
 				`"unix:/path/to/socket" or "unixs:/path/to/socket" (%s)`), ""
 		}},
 		{[]string{"listen-client-urls", "advertise-client-urls"}, func(c *Config) (string, string) {
-			proxy := c.Proxy.Mode != "off" || len(c.Discovery.Endpoints) > 0 && c.Discovery.Fallback == "proxy"
-			if !c.Given("listen-client-urls") || c.Given("advertise-client-urls") || proxy {
+			if !c.Given("listen-client-urls") || c.Given("advertise-client-urls") || mayBeProxy(c) {
 				return "", ""
 			}
 			return "--advertise-client-urls is required when --listen-client-urls is set explicitly",
@@ -64,6 +65,15 @@ func urlRules() []rule {
 			},
 		},
 	}...)
+}
+
+// mayBeProxy reports whether the process is, or may become, a proxy: by what its
+// data directory holds, by the option, or if the cluster to discover is full.
+func mayBeProxy(c *Config) bool {
+	if kind, err := bootstrap.Identify(c.Member.DataDir); err == nil && kind == bootstrap.Proxy {
+		return true
+	}
+	return c.Proxy.Mode != "off" || len(c.Discovery.Endpoints) > 0 && c.Discovery.Fallback == "proxy"
 }
 
 // unbindable says why an address cannot be listened on.

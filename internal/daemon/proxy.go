@@ -86,8 +86,11 @@ func (m *running) newProxy() (*http.Client, error) {
 		FailureWait: c.Proxy.FailureWait,
 		DialTimeout: c.Proxy.DialTimeout,
 		Namespace:   []byte(c.Proxy.Namespace),
-		Ordered:     c.Proxy.Ordering,
-		CacheBytes:  int(min(c.Proxy.CacheBytes, math.MaxInt32)),
+
+		LeasingPrefix: c.Proxy.LeasingPrefix, LeasingTTL: c.Proxy.LeasingTTL,
+
+		Ordered:    c.Proxy.Ordering,
+		CacheBytes: int(min(c.Proxy.CacheBytes, math.MaxInt32)),
 		Registration: proxy.Registration{
 			Prefix: c.Proxy.ResolverPrefix, TTL: c.Proxy.ResolverTTL, Address: m.registeredAt(),
 		},

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"slices"
-	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -21,55 +20,6 @@ const (
 	// A feed that has lost its member looks for another at these intervals.
 	feedBackoff, maxFeedBackoff = 50 * time.Millisecond, 2 * time.Second
 )
-
-// topic is what watchers must have in common to share a watch at a member.
-type topic struct {
-	who                            identity
-	key, end                       string
-	prevKV, fragment, noPut, noDel bool
-}
-
-// watches are the feeds, by topic.
-type watches struct {
-	proxy  *Proxy
-	mu     sync.Mutex
-	feeds  map[topic][]*feed
-	closed bool
-
-	streams  sync.Mutex
-	open     map[*watchStream]bool
-	stopping bool
-}
-
-func newWatches(p *Proxy) *watches {
-	return &watches{proxy: p, feeds: map[topic][]*feed{}, open: map[*watchStream]bool{}}
-}
-
-// enter notes a stream, which ends when the proxy stops.
-func (ws *watches) enter(s *watchStream) {
-	ws.streams.Lock()
-	defer ws.streams.Unlock()
-	ws.open[s] = true
-	if ws.stopping {
-		s.fail(errStopping)
-	}
-}
-
-func (ws *watches) exit(s *watchStream) {
-	ws.streams.Lock()
-	defer ws.streams.Unlock()
-	delete(ws.open, s)
-}
-
-// end ends all streams, and those to come.
-func (ws *watches) end() {
-	ws.streams.Lock()
-	defer ws.streams.Unlock()
-	ws.stopping = true
-	for s := range ws.open {
-		s.fail(errStopping)
-	}
-}
 
 // feed is a watch at a member that several watchers share. It outlives the
 // member: it goes on at another one where it was. watches.mu guards all of it.
@@ -108,26 +58,6 @@ func (f *feed) endLocked() {
 		delete(f.set.feeds, f.topic)
 	}
 	f.set.count()
-}
-
-// count keeps the metric of watches at members.
-func (ws *watches) count() {
-	n := 0
-	for _, feeds := range ws.feeds {
-		n += len(feeds)
-	}
-	ws.proxy.parts.Metrics.feeds.Set(float64(n))
-}
-
-func (ws *watches) close() {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	ws.closed = true
-	for _, feeds := range ws.feeds {
-		for _, f := range feeds {
-			f.cancel()
-		}
-	}
 }
 
 // askLocked has done called with a response of the member that was sent after
@@ -172,6 +102,20 @@ func (f *feed) run(ctx context.Context) {
 	}
 }
 
+// errNoLeader is what etcd tells those who have asked to be told.
+var errNoLeader = status.Error(codes.Unavailable, "etcdserver: no leader")
+
+// final reports whether another member would say the same.
+func final(err error) bool {
+	switch status.Code(err) {
+	case codes.Unavailable:
+		return status.Convert(err).Message() == status.Convert(errNoLeader).Message()
+	case codes.Canceled, codes.Unknown, codes.Internal, codes.DeadlineExceeded, codes.ResourceExhausted, codes.OK:
+		return false
+	}
+	return true
+}
+
 // free takes a watcher out that proved a cached answer.
 func (f *feed) free(w *watcher) {
 	delete(f.watchers, w)
@@ -189,20 +133,6 @@ func (f *feed) unguarded() {
 		}
 	}
 	f.restLocked()
-}
-
-// errNoLeader is what etcd tells those who have asked to be told.
-var errNoLeader = status.Error(codes.Unavailable, "etcdserver: no leader")
-
-// final reports whether another member would say the same.
-func final(err error) bool {
-	switch status.Code(err) {
-	case codes.Unavailable:
-		return status.Convert(err).Message() == status.Convert(errNoLeader).Message()
-	case codes.Canceled, codes.Unknown, codes.Internal, codes.DeadlineExceeded, codes.ResourceExhausted, codes.OK:
-		return false
-	}
-	return true
 }
 
 // fail ends the streams of all watchers.
@@ -346,154 +276,4 @@ func (f *feed) unanswered() {
 	defer f.set.mu.Unlock()
 	f.asked, f.sending = nil, false
 	f.restLocked()
-}
-
-// take passes a response on. It reports whether the feed is over.
-func (f *feed) take(n *notice) (over bool) {
-	f.set.mu.Lock()
-	defer f.set.mu.Unlock()
-	if f.opened && (n.created || n.id == probeID) {
-		f.probed(n)
-		return false
-	}
-	if n.canceled {
-		f.cancelled(n)
-		return true
-	}
-	f.header, f.revision = n.header, max(f.revision, n.revision)
-	switch {
-	case n.created:
-		f.opened = true
-		f.created(n)
-	case n.events > 0 || n.fragment:
-		f.pieces = append(f.pieces, n)
-		if !n.fragment {
-			f.deliver()
-		}
-	case n.id == -1:
-		f.progressed(n)
-		f.answer(n)
-	default:
-		f.progressed(n)
-		for w := range f.watchers {
-			if w.progress && w.told {
-				w.stream.push(response(n.header, w.id, nil))
-			}
-		}
-	}
-	f.mergeLocked()
-	return false
-}
-
-// cancelled tells all watchers what the member said, and ends.
-func (f *feed) cancelled(n *notice) {
-	for w, told := range f.watchers {
-		if w.guards != nil {
-			f.free(w)
-			continue
-		}
-		if !told {
-			f.refuse(w, n)
-			continue
-		}
-		w.feed, w.header = nil, f.header
-		if n.compact == 0 {
-			w.stream.forget(w)
-		} // else its ID is taken until the client gives it up, as at a member
-		w.stream.push(response(n.header, w.id, n.without(responseCreated)))
-	}
-	f.watchers = nil
-	f.endLocked()
-}
-
-func (f *feed) created(n *notice) {
-	if f.next != 0 {
-		return // at another member than before
-	}
-	f.next = f.start
-	if f.start == 0 {
-		f.next = n.revision + 1
-	}
-	for w, told := range f.watchers {
-		w.next = max(w.next, f.next)
-		if !told {
-			f.tell(w, n.header)
-		}
-	}
-	f.restLocked()
-}
-
-// progressed notes that everything up to the response's revision has come.
-func (f *feed) progressed(n *notice) { f.next = max(f.next, n.revision+1) }
-
-func (f *feed) answer(n *notice) {
-	asked := f.asked
-	f.asked, f.sending = nil, false
-	for _, done := range asked {
-		done(n)
-	}
-	if len(f.asking) > 0 {
-		f.signal()
-	}
-	f.restLocked()
-}
-
-// deliver passes the events of a whole response to all watchers.
-func (f *feed) deliver() {
-	pieces := f.pieces
-	f.pieces = nil
-	last := pieces[len(pieces)-1].last
-	var missed []*watcher
-	told := 0
-	for w := range f.watchers { // those that lag leave
-		if w.next > last {
-			continue
-		}
-		if w.guards != nil {
-			f.free(w)
-			continue
-		}
-		if !w.told { // whether it may have them is not known yet
-			delete(f.watchers, w)
-			missed = append(missed, w)
-			continue
-		}
-		for i, n := range pieces {
-			if !w.offer(n, i == 0) {
-				f.set.detachLocked(w)
-				break
-			}
-		}
-		if w.feed != nil {
-			w.next = last + 1
-		}
-		told++
-	}
-	f.set.proxy.parts.Metrics.events.Add(float64(told))
-	f.next = max(f.next, last+1)
-	for _, w := range missed {
-		f.set.attachLocked(w, w.next)
-	}
-	f.restLocked()
-}
-
-// mergeLocked moves the watchers to another feed of the topic that has not gone
-// further, if there is one, and ends.
-func (f *feed) mergeLocked() {
-	all := f.set.feeds[f.topic]
-	if len(all) < 2 || f.next == 0 {
-		return
-	}
-	for _, other := range all {
-		if other == f || other.next == 0 || other.next > f.next || len(f.pieces)+len(f.asked)+len(f.asking) > 0 || f.joining.any() {
-			continue
-		}
-		for w, told := range f.watchers {
-			w.feed = other
-			other.watchers[w] = told
-		}
-		f.watchers = nil
-		f.endLocked()
-		return
-	}
 }

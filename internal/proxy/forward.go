@@ -11,6 +11,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -60,6 +61,11 @@ func (p *Proxy) handle(_ any, in grpc.ServerStream) error {
 	if !ok {
 		return status.Error(codes.Internal, "kvd proxy: a call without a method")
 	}
+	return p.handleStream(in, name)
+}
+
+// handleStream serves a call that is not of one message and one answer.
+func (p *Proxy) handleStream(in grpc.ServerStream, name string) error {
 	m := methods[name]
 	if p.refuses(name, m) {
 		return errReadOnly
@@ -121,31 +127,72 @@ func (p *Proxy) unary(ctx context.Context, name string, m method, decode func(an
 		return nil, err
 	}
 	defer request.free()
+	return p.one(ctx, name, m, &request)
+}
+
+// one serves a call of one message. Its answer is the caller's.
+func (p *Proxy) one(ctx context.Context, name string, m method, request *frame) (any, error) {
 	c := call{proxy: p, name: name, method: m, ctx: outgoing(ctx)}
 	if name == memberListMethod && p.o.Registration.Prefix != "" {
 		return p.registered(c.ctx)
 	}
-	if err := c.prepare(&request); err != nil {
+	if answer, served, err := p.leasing.serve(ctx, &c, request); served {
+		return answer, err
+	}
+	answer, err := p.pass(ctx, &c, request)
+	if err != nil {
 		return nil, err
 	}
-	asked, key := p.cache.concerns(ctx, name, &request)
+	return answer, nil
+}
+
+// pass has a member answer, or the cache.
+func (p *Proxy) pass(ctx context.Context, c *call, request *frame) (*last, error) {
+	if err := c.prepare(request); err != nil {
+		return nil, err
+	}
+	asked, key := p.cache.concerns(ctx, c.name, request)
 	if asked != nil {
-		if known, ok := p.cache.get(key); ok && !p.order.older(name, &frame{data: known}) {
-			return p.answer(name, &last{frame{known}})
+		if known, ok := p.cache.get(key); ok && !p.order.older(c.name, &frame{data: known}) {
+			return p.answer(c.name, &last{frame{known}})
 		}
 	}
 	answer := &last{}
-	if err := c.ask(&request, &answer.frame); err != nil {
+	if err := c.ask(request, &answer.frame); err != nil {
 		return nil, err
 	}
 	if asked != nil {
 		p.cache.put(asked, key, answer.data.Materialize())
 	}
-	return p.answer(name, answer)
+	return p.answer(c.name, answer)
+}
+
+// invoke makes a call of the proxy's own, or one in the name of whose metadata ctx
+// has, of a member.
+func (p *Proxy) invoke(ctx context.Context, name string, in, out proto.Message) error {
+	data, err := proto.Marshal(in)
+	if err != nil {
+		return status.Errorf(codes.Internal, "kvd proxy: %v", err)
+	}
+	request := frame{data: mem.BufferSlice{mem.SliceBuffer(data)}}
+	defer request.free()
+	c := call{proxy: p, name: name, method: methods[name], ctx: ctx}
+	if err := c.prepare(&request); err != nil {
+		return err
+	}
+	var answer frame
+	if err := c.ask(&request, &answer); err != nil {
+		return err
+	}
+	defer answer.free()
+	if err := p.o.Namespace.answer(name, &answer); err != nil {
+		return err
+	}
+	return codec{}.Unmarshal(answer.data, out)
 }
 
 // answer makes an answer what the caller is to get.
-func (p *Proxy) answer(name string, a *last) (any, error) {
+func (p *Proxy) answer(name string, a *last) (*last, error) {
 	if err := p.o.Namespace.answer(name, &a.frame); err != nil {
 		return nil, err
 	}

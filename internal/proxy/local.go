@@ -14,24 +14,14 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Local is the services as a connection within the process. Its calls go to a
-// member with the metadata that they have.
-func (p *Proxy) Local() grpc.ClientConnInterface { return local{p} }
+// direct is a connection for the proxy's own calls: to a member, past all that is
+// shared or kept.
+func (p *Proxy) direct() grpc.ClientConnInterface { return direct{p} }
 
-type local struct{ proxy *Proxy }
+type direct struct{ proxy *Proxy }
 
 // Invoke implements grpc.ClientConnInterface.
-func (l local) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
-	if err := l.allowed(method, args); err != nil {
-		return err
-	}
-	if list, ok := reply.(*pb.MemberListResponse); ok && l.proxy.o.Registration.Prefix != "" {
-		answer, err := l.proxy.registered(ctx)
-		if err == nil {
-			proto.Merge(list, answer)
-		}
-		return err
-	}
+func (l direct) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
 	e, err := l.proxy.endpoints.choose(ctx, nil, l.proxy.o.DialTimeout)
 	if err != nil {
 		return status.Error(codes.Unavailable, err.Error())
@@ -51,10 +41,7 @@ func (l local) Invoke(ctx context.Context, method string, args, reply any, opts 
 }
 
 // NewStream implements grpc.ClientConnInterface.
-func (l local) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	if err := l.allowed(method, nil); err != nil {
-		return nil, err
-	}
+func (l direct) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	e, err := l.proxy.endpoints.choose(ctx, nil, l.proxy.o.DialTimeout)
 	if err != nil {
 		return nil, status.Error(codes.Unavailable, err.Error())
@@ -66,29 +53,10 @@ func (l local) NewStream(ctx context.Context, desc *grpc.StreamDesc, method stri
 	return renamed{out, l.proxy.o.Namespace}, nil
 }
 
-// allowed refuses what a read-only proxy does not pass on.
-func (l local) allowed(name string, request any) error {
-	m := methods[name]
-	if !l.proxy.o.ReadOnly || !m.writes && m.kind != foreign {
-		return nil
-	}
-	switch r := request.(type) {
-	case *pb.TxnRequest:
-		if !writesIn(r.Success) && !writesIn(r.Failure) {
-			return nil
-		}
-	case *pb.AlarmRequest:
-		if r.Action == pb.AlarmRequest_GET {
-			return nil
-		}
-	}
-	return errReadOnly
-}
-
 // Probe makes a small read at some member.
 func (p *Proxy) Probe(ctx context.Context, serializable bool) error {
 	request := &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, KeysOnly: true, Limit: 1, Serializable: serializable}
-	err := p.Local().Invoke(ctx, "/etcdserverpb.KV/Range", request, &pb.RangeResponse{})
+	err := p.direct().Invoke(ctx, "/etcdserverpb.KV/Range", request, &pb.RangeResponse{})
 	switch status.Code(err) {
 	case codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument:
 		return nil // a member has answered that it does not know who asks
@@ -102,7 +70,7 @@ func (p *Proxy) Alarms() []string {
 	ctx, cancel := context.WithTimeout(context.Background(), alarmLimit)
 	defer cancel()
 	var r pb.AlarmResponse
-	if err := p.Local().Invoke(ctx, alarm, &pb.AlarmRequest{}, &r); err != nil {
+	if err := p.direct().Invoke(ctx, alarm, &pb.AlarmRequest{}, &r); err != nil {
 		return nil
 	}
 	var names []string

@@ -30,7 +30,7 @@ func (o *ordering) begin(ctx context.Context, p *Proxy) error {
 	}
 	var r pb.RangeResponse
 	request := &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, KeysOnly: true, Limit: 1}
-	err := p.Local().Invoke(ctx, rangeMethod, request, &r)
+	err := p.direct().Invoke(ctx, rangeMethod, request, &r)
 	switch status.Code(err) {
 	case codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument:
 		return nil // this caller may not ask; the next

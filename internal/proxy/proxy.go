@@ -27,6 +27,10 @@ type Options struct {
 	CacheBytes   int  // of answers to serializable ranges that a watch proves current; 0: none
 	Ordered      bool // no read is answered from an older revision than one before
 	Registration Registration
+	// LeasingPrefix is of the keys by which proxies and clients own others, and may
+	// answer reads of them; inside the namespace. "": none.
+	LeasingPrefix string
+	LeasingTTL    time.Duration // how long a proxy that is gone owns its keys; whole seconds; 0: 20 s
 
 	MaxRequestBytes int    // of one message of a client; 0: gRPC's 4 MiB
 	MaxStreams      uint32 // at once on one connection of a client; 0: no limit
@@ -62,6 +66,7 @@ type Proxy struct {
 	leases    *renewals
 	order     ordering
 	cache     *cache
+	leasing   *leasing // nil: there is none
 	server    *grpc.Server
 	stopping  chan struct{} // closed when it stops
 	work      sync.WaitGroup
@@ -77,6 +82,7 @@ func New(o Options, parts Parts) *Proxy {
 	p.order.on, p.cache = o.Ordered, newCache(p)
 	p.watches = newWatches(p)
 	p.leases = newRenewals(p)
+	p.leasing = newLeasing(p)
 	options := []grpc.ServerOption{
 		grpc.UnknownServiceHandler(p.handle),
 		grpc.ForceServerCodecV2(codec{}),
@@ -111,6 +117,9 @@ func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 	serving.Go(func() { p.refresh(ctx) })
 	if p.o.Registration.Prefix != "" && !p.o.ReadOnly {
 		serving.Go(func() { p.register(ctx) })
+	}
+	if p.leasing != nil {
+		serving.Go(func() { p.leasing.run(ctx) })
 	}
 	for _, l := range listeners {
 		serving.Go(func() {

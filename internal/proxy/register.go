@@ -113,10 +113,12 @@ func renewOnce(ctx context.Context, leases pb.LeaseClient, id int64, limit time.
 	}
 	answer, err := s.Recv()
 	if err == nil && answer.TTL <= 0 {
-		err = errors.New("the lease has expired")
+		err = errLeaseOver
 	}
 	return err
 }
+
+var errLeaseOver = errors.New("the lease has expired")
 
 // registered answers who the members are with the proxies that are registered,
 // so that clients which go where the members are stay with proxies. The caller

@@ -39,7 +39,7 @@ func (r *Replica) Propose(ctx context.Context, request *state.Request, raw []byt
 	if request.Header == nil {
 		request.Header = &pb.RequestHeader{}
 	}
-	request.Header.ID = r.ids.next()
+	request.Header.ID = r.ids.Next()
 	began := time.Now()
 	data, err := state.Encode(request, raw)
 	if err != nil {
@@ -62,7 +62,7 @@ func (r *Replica) Change(ctx context.Context, change member.Change) error {
 	if r.behind(nil) {
 		return ErrTooManyRequests
 	}
-	id := r.ids.next()
+	id := r.ids.Next()
 	data, err := proto.Marshal(change.Entry(id))
 	if err != nil {
 		return fmt.Errorf("encode a change of members: %w", err)

@@ -90,9 +90,9 @@ func TestTheDataDirectoryDecidesWhetherItIsAProxy(t *testing.T) {
 	}
 	p.Stop()
 
-	// What is a proxy stays one, whatever the option says.
+	// What is a proxy stays one, whatever the option says, and need not advertise.
 	p = oracle.Launch(t, oracle.Kvd(t), oracle.Options{
-		Name: "off", DataDir: dir, Proxy: "off", Cluster: p.Cluster, Args: []string{"--advertise-client-urls=http://127.0.0.1:1"},
+		Name: "off", DataDir: dir, Proxy: "off", Cluster: p.Cluster,
 	})
 	if err := p.Ready(oracle.ReadyWithin); err != nil {
 		t.Fatal(err)
