@@ -153,6 +153,7 @@ type API struct {
 	log       *slog.Logger
 	metrics   *metrics
 	traced    bool // calls may have a span
+	leaseIDs  *replica.IDs
 	gate      *gate
 	budget    *budget
 	health    *health.Server
@@ -172,6 +173,7 @@ func New(o Options, p Parts) *API {
 		health:  health.NewServer(),
 	}
 	a.traced = p.Tracer != nil
+	a.leaseIDs = replica.NewIDs(uint64(p.ID), time.Now())
 	a.budget = &budget{limit: a.o.RangeBytes}
 	a.gate = newGate(a.o.MaxInflight)
 	a.metrics.watchGate(p.Registry, a.gate)

@@ -205,7 +205,7 @@ func (a *API) transact(ctx context.Context, r *pb.TxnRequest) (*state.TxnReply, 
 }
 
 func (a *API) grant(ctx context.Context) (lease int64, err error) {
-	r := &pb.LeaseGrantRequest{TTL: sessionTTL, ID: newLease()}
+	r := &pb.LeaseGrantRequest{TTL: sessionTTL, ID: a.newLease()}
 	req := &state.Request{LeaseGrant: r}
 	if err := a.checkQuota(ctx, req); err != nil {
 		return 0, err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -40,15 +39,16 @@ func (a *API) leaseGrant(ctx context.Context, r *pb.LeaseGrantRequest, _ []byte)
 		return nil, err
 	}
 	if r.ID == 0 {
-		r.ID = newLease()
+		r.ID = a.newLease()
 	}
 	return a.propose(ctx, req, nil)
 }
 
 // newLease chooses a lease's ID before it is proposed: the log decides nothing.
-func newLease() int64 {
+// IDs ascend, so that new leases lie side by side in memory and in the file.
+func (a *API) newLease() int64 {
 	for {
-		if id := rand.Int64(); id != 0 {
+		if id := int64(a.leaseIDs.Next() &^ (1 << 63)); id != 0 {
 			return id
 		}
 	}

@@ -75,8 +75,11 @@ func (m timed) begin(ctx context.Context, name string) (context.Context, func(er
 
 // annotate puts what the log would say of a slow call into its span.
 func (m *method) annotate(t *trace, reply any, err error) {
+	if !m.api.traced {
+		return
+	}
 	span := oteltrace.SpanFromContext(t)
-	if !m.api.traced || !span.IsRecording() {
+	if !span.IsRecording() {
 		return
 	}
 	for _, a := range m.told(t, t.request, err) {

@@ -73,17 +73,7 @@ func TestMembersTrustEachOther(t *testing.T) {
 // gone, so nobody waits for an election.
 func TestStoppedLeaderHandsOver(t *testing.T) {
 	all := clusterOf(t, 3, "http", "--heartbeat-interval=100", "--election-timeout=1000")
-	leader := -1
-	for deadline := time.Now().Add(patience); leader < 0; {
-		if time.Now().After(deadline) {
-			t.Fatal("nobody leads")
-		}
-		for i, d := range all {
-			if d.metrics(t)["etcd_server_is_leader"] == 1 {
-				leader = i
-			}
-		}
-	}
+	leader := leaderOf(t, all)
 	must(t, all[leader].stop(t))
 	all[leader].log.wait(t, "handed leadership over", 0)
 	began := time.Now()
@@ -91,4 +81,40 @@ func TestStoppedLeaderHandsOver(t *testing.T) {
 	if took := time.Since(began); took > 800*time.Millisecond {
 		t.Errorf("a put after the leader had stopped took %v, as long as an election", took)
 	}
+}
+
+// TestARemovedLeaderLeavesTheLastVoterServing: of two members the leader is
+// removed, and the other goes on by itself.
+func TestARemovedLeaderLeavesTheLastVoterServing(t *testing.T) {
+	t.Parallel()
+	all := clusterOf(t, 2, "http", "--heartbeat-interval=100", "--election-timeout=1000")
+	leader := leaderOf(t, all)
+	c, last := all[leader].dial(t), all[1-leader].dial(t)
+	must(t, put(t, c, "k", "v"))
+	members, err := c.MemberList(t.Context())
+	must(t, err)
+	waitFor(t, func() bool { // refused while the members have hardly met
+		_, err = c.MemberRemove(t.Context(), members.Header.MemberId)
+		return err == nil
+	})
+	must(t, all[leader].wait(t))
+	must(t, put(t, last, "k", "w"))
+	if got := get(t, last, "k"); got != "w" {
+		t.Errorf("k is %q", got)
+	}
+}
+
+// leaderOf is which of them leads.
+func leaderOf(t *testing.T, all []*instance) (leader int) {
+	t.Helper()
+	leader = -1
+	waitFor(t, func() bool {
+		for i, d := range all {
+			if d.metrics(t)["etcd_server_is_leader"] == 1 {
+				leader = i
+			}
+		}
+		return leader >= 0
+	})
+	return leader
 }

@@ -10,8 +10,10 @@ import (
 
 const (
 	// slackBytes is how much garbage a small heap may gather between two
-	// collections: below it collecting costs more than the memory is worth.
-	slackBytes = 160 << 20
+	// collections: below it collecting costs more than the memory is worth. What
+	// lives counts half against it, down to leastSlackBytes.
+	slackBytes      = 288 << 20
+	leastSlackBytes = 160 << 20
 	paceEvery  = time.Second
 	loadingGC  = 400 // while nothing but what will live is being read
 	leastGC    = 40  // per cent of the living heap; a large one is collected sooner, for its memory
@@ -57,5 +59,9 @@ func paceHeap(ctx context.Context) error {
 
 // gcPercent is the garbage to allow, in per cent of what lives.
 func gcPercent(live uint64) int {
-	return int(min(max(slackBytes*100/max(live, 1), leastGC), mostGC))
+	slack := uint64(leastSlackBytes)
+	if half := live / 2; half < slackBytes-leastSlackBytes {
+		slack = slackBytes - half
+	}
+	return int(min(max(slack*100/max(live, 1), leastGC), mostGC))
 }

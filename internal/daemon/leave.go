@@ -13,6 +13,10 @@ import (
 // that the others hear from it that the change is committed.
 const removalGrace = time.Second
 
+// lingering is how long a leader that was removed waits for the last voter to
+// take over.
+const lingering = 30 * time.Second
+
 // RemovedError says that the cluster has removed this member. Starting it again
 // is of no use.
 type RemovedError struct {
@@ -42,30 +46,51 @@ func (m *running) follow(v member.View) {
 	}
 }
 
+// linger reports whether a member that was removed has to go on for a while. Of
+// two voters the one that stays cannot go on alone before it knows that the
+// removal is committed, which it hears from the leader or finds out as a leader
+// with the other's help. So if this member still leads, it lets the last voter
+// take over.
+func (m *running) linger(ctx context.Context) bool {
+	voters := m.otherVoters()
+	if len(voters) != 1 || !m.replica.Status().Leading() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, removalGrace)
+	defer cancel()
+	if err := m.replica.Transfer(ctx, voters[0]); err == nil {
+		m.log.Info("handed leadership over", "to", voters[0].String())
+	}
+	return true
+}
+
+// otherVoters are the voters but for this member.
+func (m *running) otherVoters() (all []member.ID) {
+	for _, other := range m.replica.View().Members.Members() {
+		if !other.Learner && other.ID != m.opened.ID {
+			all = append(all, other.ID)
+		}
+	}
+	return all
+}
+
 // handOver lets another voter lead before this member stops, so that nobody has
 // to wait for an election. It is the one that has been connected the longest.
 func (m *running) handOver(ctx context.Context) {
 	if !m.replica.Status().Leading() {
 		return
 	}
+	voters := m.otherVoters()
+	if len(voters) == 0 {
+		return
+	}
 	var to member.ID
 	var since time.Time
-	voters := 0
-	for _, other := range m.replica.View().Members.Members() {
-		if other.Learner {
-			continue
+	for _, other := range voters {
+		active := m.transport.ActiveSince(other)
+		if !active.IsZero() && (to == 0 || active.Before(since)) {
+			to, since = other, active
 		}
-		voters++
-		active := m.transport.ActiveSince(other.ID)
-		if other.ID == m.opened.ID || active.IsZero() {
-			continue
-		}
-		if to == 0 || active.Before(since) {
-			to, since = other.ID, active
-		}
-	}
-	if voters < 2 {
-		return
 	}
 	if to == 0 {
 		m.log.Warn("no other member is connected that could lead; stopping without handing over")

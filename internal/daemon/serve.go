@@ -47,7 +47,8 @@ func (m *running) serve(ctx context.Context) error {
 	report := newReport(m)
 	look := time.NewTicker(reportLook)
 	defer look.Stop()
-	var leave <-chan time.Time // once this member was removed
+	var leave <-chan time.Time // once this member was removed,
+	var last time.Time         // and when it leaves whatever the others do
 	var reload <-chan Reread   // only a member that is ready can become ready again
 	for {
 		select {
@@ -56,8 +57,12 @@ func (m *running) serve(ctx context.Context) error {
 		case err := <-m.crew.failed:
 			return err
 		case <-m.gone:
-			leave = time.After(removalGrace)
+			leave, last = time.After(removalGrace), time.Now().Add(lingering)
 		case <-leave:
+			if time.Now().Before(last) && m.linger(ctx) {
+				leave = time.After(removalGrace)
+				continue
+			}
 			return m.removed()
 		case err := <-joined:
 			waiting = false

@@ -182,7 +182,7 @@ func (s *scene) lead(c []string, n func(int) int64) string {
 		return fmt.Sprintf("%v\n", d.Order())
 	case "deadlines":
 		var lines []string
-		for id := range d.ats {
+		for id := range d.ends.byID {
 			at, _ := d.Deadline(id)
 			lines = append(lines, fmt.Sprintf("%d at %v\n", id, at.Sub(s.clock.zero)))
 		}

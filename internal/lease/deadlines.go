@@ -26,45 +26,46 @@ type Deadlines struct {
 	Retry       time.Duration // until what was returned as due is returned again; 0 is 7 s
 	Checkpoints bool          // whether Schedule and Promote plan any
 
-	ends   queue
-	ats    map[ID]time.Time // the deadlines; ends may hold a later time, of a retry
+	ends   queue // of every lease; one whose end is proposed has left the heap
 	checks queue
 }
 
 // Set lets the lease end at the time, whatever was set before.
-func (d *Deadlines) Set(id ID, at time.Time) {
-	if d.ats == nil {
-		d.ats = map[ID]time.Time{}
-	}
-	d.ats[id] = at
-	d.ends.set(id, at)
-}
+func (d *Deadlines) Set(id ID, at time.Time) { d.ends.set(id, at) }
+
+// SetNew is Set for a lease that has no deadline yet; others keep theirs.
+func (d *Deadlines) SetNew(id ID, at time.Time) { d.ends.setNew(id, at) }
 
 // Remove forgets a lease.
 func (d *Deadlines) Remove(id ID) {
-	delete(d.ats, id)
 	d.ends.remove(id)
 	d.checks.remove(id)
 }
 
 // Clear forgets every lease: the member leads no more.
-func (d *Deadlines) Clear() {
-	d.ats, d.ends, d.checks = nil, queue{}, queue{}
-}
+func (d *Deadlines) Clear() { d.ends, d.checks = queue{}, queue{} }
 
 // Len is the number of leases.
-func (d *Deadlines) Len() int { return len(d.ats) }
+func (d *Deadlines) Len() int { return len(d.ends.byID) }
 
 // Deadline is when the lease ends, or has ended.
 func (d *Deadlines) Deadline(id ID) (at time.Time, ok bool) {
-	at, ok = d.ats[id]
-	return at, ok
+	e, ok := d.ends.byID[id]
+	if !ok {
+		return time.Time{}, false
+	}
+	return e.at, true
 }
 
 // Order returns every lease, the one that ends first in front.
 func (d *Deadlines) Order() []ID {
-	ids := slices.Collect(maps.Keys(d.ats))
-	slices.SortFunc(ids, func(a, b ID) int { return cmp.Or(d.ats[a].Compare(d.ats[b]), cmp.Compare(a, b)) })
+	all := slices.SortedFunc(maps.Values(d.ends.byID), func(a, b *entry) int {
+		return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.id, b.id))
+	})
+	ids := make([]ID, len(all))
+	for i, e := range all {
+		ids[i] = e.id
+	}
 	return ids
 }
 
@@ -73,7 +74,7 @@ func (d *Deadlines) Next() (at time.Time, ok bool) {
 	if len(d.ends.heap) == 0 {
 		return time.Time{}, false
 	}
-	return d.ends.heap[0].at, true
+	return d.ends.heap[0].due, true
 }
 
 // Expired returns up to most leases that have ended, the longest ended first.
@@ -86,7 +87,7 @@ func (d *Deadlines) Expired(now time.Time, most int) []ID {
 		if !ok {
 			break
 		}
-		d.ends.set(id, now.Add(d.retry()))
+		d.ends.postpone(id, now.Add(d.retry()))
 		ids = append(ids, id)
 	}
 	return ids
@@ -95,7 +96,7 @@ func (d *Deadlines) Expired(now time.Time, most int) []ID {
 // Proposed says that the revocation is in the leader's log, where it stays for as
 // long as that one leads. A second one could end a lease that was granted under
 // the same ID behind the first.
-func (d *Deadlines) Proposed(id ID) { d.ends.remove(id) }
+func (d *Deadlines) Proposed(id ID) { d.ends.rest(id) }
 
 func (d *Deadlines) retry() time.Duration { return cmp.Or(d.Retry, defaultRetry) }
 
@@ -163,7 +164,7 @@ func (d *Deadlines) DueCheckpoints(v View, now time.Time, most int) []Checkpoint
 			break
 		}
 		l, known := v.Lease(id)
-		at, running := d.ats[id]
+		at, running := d.Deadline(id)
 		if !known || !running || !now.Before(at) {
 			d.checks.remove(id)
 			continue
@@ -173,7 +174,7 @@ func (d *Deadlines) DueCheckpoints(v View, now time.Time, most int) []Checkpoint
 			d.Schedule(l, now)
 			continue
 		}
-		d.checks.set(id, now.Add(d.retry()))
+		d.checks.postpone(id, now.Add(d.retry()))
 		checkpoints = append(checkpoints, Checkpoint{id, left})
 	}
 	return checkpoints

@@ -117,7 +117,8 @@ func (b *Book) Grant(id ID, ttl, minTTL int64, rows *store.Batch) (Lease, error)
 	}
 	l := Lease{ID: id, TTL: max(ttl, minTTL)}
 	b.set(l)
-	rows.Put(store.Lease, row(id), l.encode())
+	key, value := l.encode()
+	rows.Put(store.Lease, key, value)
 	return l, nil
 }
 
@@ -147,7 +148,8 @@ func (b *Book) Checkpoint(id ID, remaining int64, rows *store.Batch) {
 	l.Remaining = remaining
 	b.set(l)
 	if rows != nil {
-		rows.Put(store.Lease, row(id), l.encode())
+		key, value := l.encode()
+		rows.Put(store.Lease, key, value)
 	}
 }
 

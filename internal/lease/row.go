@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -14,10 +15,15 @@ const (
 	fieldRemaining protowire.Number = 3
 )
 
-func (l Lease) encode() []byte {
-	b := appendField(nil, fieldID, int64(l.ID))
+// encode returns a lease's row, in one piece of memory.
+func (l Lease) encode() (key, value []byte) {
+	const idBytes = 8
+	b := make([]byte, 0, idBytes+3*(1+binary.MaxVarintLen64))
+	b = binary.BigEndian.AppendUint64(b, uint64(l.ID))
+	b = appendField(b, fieldID, int64(l.ID))
 	b = appendField(b, fieldTTL, l.TTL)
-	return appendField(b, fieldRemaining, l.Remaining)
+	b = appendField(b, fieldRemaining, l.Remaining)
+	return b[:idBytes:idBytes], b[idBytes:]
 }
 
 // appendField leaves out zeroes, as proto3 does.

@@ -14,6 +14,10 @@ const (
 	finishedCompact  = "finishedCompactRev"
 )
 
+// hashBytes is how much of rows a piece of a hash reads at most, but for the row that
+// exceeds it: a thousand large ones would take a second.
+const hashBytes = 1 << 20
+
 // keptHashes is how many compactions' hashes are remembered, as etcd does.
 const keptHashes = 10
 
@@ -51,7 +55,7 @@ func (k *Keyspace) Compact(rev int64) error {
 }
 
 // Sweep does a piece of the last compaction: first its hash is taken, over at
-// most limit rows a call and not before all of them are on disk, then up to
+// most limit rows (or hashBytes of them) a call and not before all of them are on disk, then up to
 // limit records a call are removed from the index and the deletion of their
 // rows left in the batch. It reports whether there is more to do; the call that
 // removes the last record notes the compaction as finished. An error means that
@@ -104,12 +108,13 @@ func (k *Keyspace) hash(limit int) (err error) {
 		h.keep = s.keepsAny(true)
 	}
 	s.keep = h.keep
-	read := 0
+	read, size, over := 0, 0, false
 	reader.Scan(store.Key, h.next.Append(nil), Revision{Main: h.Revision + 1}.Append(nil), func(key, value []byte) bool {
-		if read++; read > limit {
+		if over = read == limit || size > hashBytes; over {
 			h.next, _, err = ParseKey(key)
 			return false
 		}
+		read, size = read+1, size+len(key)+len(value)
 		err = s.add(key, value)
 		return err == nil
 	})
@@ -117,7 +122,7 @@ func (k *Keyspace) hash(limit int) (err error) {
 		return fmt.Errorf("hash for compaction: %w", err)
 	}
 	h.Hash = s.hash
-	if read <= limit {
+	if !over {
 		k.hashing = nil
 		k.hashes = append(k.hashes[max(0, len(k.hashes)-keptHashes+1):len(k.hashes):len(k.hashes)], h.CompactHash)
 	}

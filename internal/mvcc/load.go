@@ -107,8 +107,6 @@ type loader struct {
 type loaded struct {
 	key    string
 	record *record
-	word   uint64 // the eight bytes of the key that the sort looks at
-	rest   uint8  // how many bytes of the key there are from these on, 9 for more than 8
 }
 
 // slabItems are allocated at once while loading. They can only be freed
@@ -159,22 +157,18 @@ func (l *loader) part() *Part {
 	if n := len(l.rows); n > 0 {
 		p.last = l.rows[n-1].record.main // rows come in the order of revisions
 	}
-	sortByKey(l.rows, 0)
-	for rows := l.rows; len(rows) > 0; {
+	for places := inKeyOrder(l.rows); len(places) > 0; {
+		first := l.rows[places[0].row]
+		e := l.entries.next()
+		e.key = first.key
+		p.add(e, first.record)
 		same := 1
-		for same < len(rows) && rows[same].key == rows[0].key {
+		for same < len(places) && l.rows[places[same].row].key == e.key {
+			p.add(e, l.rows[places[same].row].record)
 			same++
 		}
-		e := l.entries.next()
-		e.key = rows[0].key
-		slices.SortFunc(rows[:same], func(a, b loaded) int {
-			return cmp.Or(cmp.Compare(a.record.main, b.record.main), cmp.Compare(a.record.sub, b.record.sub))
-		})
-		for _, row := range rows[:same] {
-			p.add(e, row.record)
-		}
 		p.entries = append(p.entries, e)
-		rows = rows[same:]
+		places = places[same:]
 	}
 	return p
 }

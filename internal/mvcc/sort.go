@@ -7,84 +7,86 @@ import (
 )
 
 // few rows are sorted by comparing whole keys.
-const few = 24
+const few = 16
 
-// sortByKey sorts rows whose keys agree in the first depth bytes. It is
-// quicksort on eight bytes at a time, as keys tend to share long beginnings
-// that a comparison would read again each time.
-func sortByKey(rows []loaded, depth int) {
-	if len(rows) > few {
-		for i := range rows {
-			rows[i].look(depth)
-		}
-		sortByWord(rows, depth)
-		return
-	}
-	slices.SortFunc(rows, func(a, b loaded) int { return cmp.Compare(a.key[depth:], b.key[depth:]) })
+// place is a row's place in the order of keys. Places are sorted instead of rows:
+// they are smaller, and hold nothing that the collector has to hear of.
+type place struct {
+	word uint64 // the eight bytes of the key that the sort looks at
+	row  uint32
+	rest uint8 // how many bytes of the key there are from these on, 9 for more than 8
 }
 
-// look takes in the eight bytes at depth.
-func (l *loaded) look(depth int) {
-	rest := l.key[depth:]
-	l.rest = uint8(min(len(rest), 9))
+// inKeyOrder returns the rows' places in the order of keys, those of one key in the
+// order of the rows. It sorts by eight bytes at a time, as keys tend to share long
+// beginnings that a comparison would read again each time.
+func inKeyOrder(rows []loaded) []place {
+	places := make([]place, len(rows))
+	for i := range places {
+		places[i].row = uint32(i)
+	}
+	sortPlaces(rows, places, 0)
+	return places
+}
+
+// sortPlaces sorts places of rows whose keys agree in the first depth bytes.
+func sortPlaces(rows []loaded, places []place, depth int) {
+	for len(places) > few {
+		for i := range places {
+			places[i].look(rows[places[i].row].key[depth:])
+		}
+		slices.SortFunc(places, place.compare)
+		depth += 8
+		if !places[0].agrees(places[len(places)-1]) {
+			sortRuns(rows, places, depth)
+			return
+		}
+		if places[0].rest <= 8 {
+			return // all are of one key
+		}
+	}
+	slices.SortFunc(places, func(a, b place) int {
+		return cmp.Or(cmp.Compare(rows[a.row].key[depth:], rows[b.row].key[depth:]), cmp.Compare(a.row, b.row))
+	})
+}
+
+// sortRuns sorts on those whose keys agree so far and have more bytes.
+func sortRuns(rows []loaded, places []place, depth int) {
+	for len(places) > 0 {
+		n := 1
+		for n < len(places) && places[n].agrees(places[0]) {
+			n++
+		}
+		if n > 1 && places[0].rest > 8 {
+			sortPlaces(rows, places[:n], depth)
+		}
+		places = places[n:]
+	}
+}
+
+// look takes in the first eight bytes of what there is of a key.
+func (p *place) look(rest string) {
+	p.rest = uint8(min(len(rest), 9))
 	if len(rest) >= 8 {
-		l.word = binary.BigEndian.Uint64([]byte(rest[:8]))
+		p.word = binary.BigEndian.Uint64([]byte(rest[:8]))
 		return
 	}
 	var b [8]byte
 	copy(b[:], rest)
-	l.word = binary.BigEndian.Uint64(b[:])
+	p.word = binary.BigEndian.Uint64(b[:])
 }
 
-func (l *loaded) compare(o *loaded) int {
-	return cmp.Or(cmp.Compare(l.word, o.word), cmp.Compare(l.rest, o.rest))
+func (p place) compare(o place) int {
+	switch {
+	case p.word < o.word:
+		return -1
+	case p.word > o.word:
+		return 1
+	case p.rest != o.rest:
+		return int(p.rest) - int(o.rest)
+	default:
+		return int(p.row) - int(o.row)
+	}
 }
 
-// sortByWord sorts rows that have looked at depth.
-func sortByWord(rows []loaded, depth int) {
-	for len(rows) > few {
-		pivot := median(rows)
-		// rows[:lo] < pivot, rows[lo:i] == pivot, rows[hi:] > pivot
-		lo, i, hi := 0, 0, len(rows)
-		for i < hi {
-			switch c := rows[i].compare(&pivot); {
-			case c < 0:
-				rows[lo], rows[i] = rows[i], rows[lo]
-				lo++
-				i++
-			case c > 0:
-				hi--
-				rows[i], rows[hi] = rows[hi], rows[i]
-			default:
-				i++
-			}
-		}
-		if pivot.rest > 8 {
-			sortByKey(rows[lo:hi], depth+8)
-		}
-		// The shorter side on the stack, the longer one in the loop.
-		if lo < len(rows)-hi {
-			sortByWord(rows[:lo], depth)
-			rows = rows[hi:]
-		} else {
-			sortByWord(rows[hi:], depth)
-			rows = rows[:lo]
-		}
-	}
-	slices.SortFunc(rows, func(a, b loaded) int { return cmp.Compare(a.key[depth:], b.key[depth:]) })
-}
-
-// median of three, spread over the rows.
-func median(rows []loaded) loaded {
-	a, b, c := &rows[0], &rows[len(rows)/2], &rows[len(rows)-1]
-	if a.compare(b) > 0 {
-		a, b = b, a
-	}
-	if b.compare(c) > 0 {
-		b = c
-	}
-	if a.compare(b) > 0 {
-		b = a
-	}
-	return *b
-}
+func (p place) agrees(o place) bool { return p.word == o.word && p.rest == o.rest }

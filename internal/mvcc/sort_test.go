@@ -22,11 +22,15 @@ func TestRowsAreSortedByKey(t *testing.T) {
 			want = append(want, string(key))
 		}
 		slices.Sort(want)
-		sortByKey(rows, 0)
-		for i := range rows {
-			if rows[i].key != want[i] {
-				t.Fatalf("row %d of %d is %q, want %q", i, len(rows), rows[i].key, want[i])
+		last := uint32(0)
+		for i, p := range inKeyOrder(rows) {
+			if got := rows[p.row].key; got != want[i] {
+				t.Fatalf("row %d of %d is %q, want %q", i, len(rows), got, want[i])
 			}
+			if i > 0 && want[i-1] == want[i] && p.row < last {
+				t.Fatalf("rows %d and %d, of one key, are in this order", last, p.row)
+			}
+			last = p.row
 		}
 	}
 }

@@ -90,13 +90,13 @@ func (r *remote) postOne(m *raftpb.Message) (int, error) {
 	limit := postTimeout + time.Duration(len(body)/postPace)*time.Second
 	ctx, cancel := context.WithTimeout(r.ctx, limit)
 	defer cancel()
-	return len(body), r.submit(ctx, "/raft", "application/protobuf", bytes.NewReader(body))
+	return len(body), r.submit(ctx, r.t.posts, "/raft", "application/protobuf", bytes.NewReader(body))
 }
 
 // submit posts a body and takes the answer for what it means.
-func (r *remote) submit(ctx context.Context, path, content string, body io.Reader) error {
+func (r *remote) submit(ctx context.Context, over *roads, path, content string, body io.Reader) error {
 	u := r.urls.pick()
-	err := r.submitTo(ctx, u, path, content, body)
+	err := r.submitTo(ctx, over, u+path, content, body)
 	if err == nil {
 		return nil
 	}
@@ -107,14 +107,14 @@ func (r *remote) submit(ctx context.Context, path, content string, body io.Reade
 	return err
 }
 
-func (r *remote) submitTo(ctx context.Context, u, path, content string, body io.Reader) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, u+path, body)
+func (r *remote) submitTo(ctx context.Context, over *roads, address, content string, body io.Reader) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, address, body)
 	if err != nil {
 		return err
 	}
 	r.t.introduce(request.Header)
 	request.Header.Set("Content-Type", content)
-	answer, err := r.t.posts.RoundTrip(request)
+	answer, err := over.RoundTrip(request)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -56,6 +57,22 @@ func (p *peer) postSnapshot(m *raftpb.Message, image *store.Copy) {
 	p.t.raft.SnapshotSent(p.id, true)
 }
 
+// imageTimeout is how long a receiver may take nothing of an image. It takes as much
+// as its disk does, which may stand still for a while.
+const imageTimeout = 30 * time.Second
+
+// imagePiece is how much of an image is read, and sent, at once. The 32 KiB of
+// io.Copy cost more in system calls than in copying.
+const imagePiece = 256 << 10
+
+// wide is a reader that is copied in pieces of an image.
+type wide struct{ io.Reader }
+
+// WriteTo implements io.WriterTo.
+func (r wide) WriteTo(w io.Writer) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r.Reader}, make([]byte, imagePiece))
+}
+
 // settleTimeout is how long a receiver may take to make safe what it has got. The
 // entries behind the image stay in memory as long.
 const settleTimeout = 10 * time.Minute
@@ -73,7 +90,11 @@ func (p *peer) postImage(m *raftpb.Message, image *store.Copy) error {
 	copied := make(chan struct{})
 	go func() {
 		defer close(copied)
-		n, err := image.WriteTo(to)
+		out := bufio.NewWriterSize(to, imagePiece)
+		n, err := image.WriteTo(out)
+		if err == nil {
+			err = out.Flush()
+		}
 		if err == nil && n != image.Size() {
 			err = fmt.Errorf("the image has %d bytes instead of %d", n, image.Size())
 		}
@@ -81,7 +102,7 @@ func (p *peer) postImage(m *raftpb.Message, image *store.Copy) error {
 		settled := time.AfterFunc(settleTimeout, cancel)
 		context.AfterFunc(ctx, func() { settled.Stop() })
 	}()
-	err = p.submit(ctx, "/raft/snapshot", "application/octet-stream", io.MultiReader(bytes.NewReader(head), from))
+	err = p.submit(ctx, p.t.images, "/raft/snapshot", "application/octet-stream", wide{io.MultiReader(bytes.NewReader(head), from)})
 	from.CloseWithError(context.Canceled) // an answer may have come before all was read
 	<-copied
 	return err

@@ -29,6 +29,7 @@ type Transport struct {
 	urls    string // own ones, as the header has them
 
 	streams *roads // connections for streams: timed, and used once
+	images  *roads // connections for snapshots
 	posts   *roads // connections for everything else
 	client  *Client
 
@@ -60,6 +61,7 @@ func New(o Options, p Parts) (*Transport, error) {
 		o: o, raft: p.Raft, desk: p.Desk, log: p.Log, murmur: newMurmur(p.Log), metrics: metrics,
 		urls:     strings.Join(usable(o.URLs), ","),
 		streams:  w.roads(o.ReadTimeout, o.WriteTimeout, false),
+		images:   w.roads(0, max(o.WriteTimeout, imageTimeout), false),
 		posts:    w.roads(0, o.WriteTimeout, true),
 		draining: make(chan struct{}),
 	}
@@ -81,6 +83,7 @@ func (t *Transport) Run(ctx context.Context) error {
 	t.cancel(context.Canceled) // the first cause counts
 	t.work.close()
 	t.streams.CloseIdleConnections()
+	t.images.CloseIdleConnections()
 	t.posts.CloseIdleConnections()
 	if err := context.Cause(t.ctx); err != context.Canceled { //nolint:errorlint // it is the value given above
 		return err

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -37,8 +38,9 @@ type applier struct {
 	note     applied
 	swept    []late // compactions that wait for their removals
 	sweeping bool
-	timed    bool  // the sweep timer runs
-	stored   int64 // revision that the machine knows to be stored
+	timed    bool        // the sweep timer runs
+	stored   int64       // revision that the machine knows to be stored
+	leaving  atomic.Bool // rows of the last piece of a removal are not committed yet
 }
 
 // order is one thing for the applier.
@@ -285,23 +287,26 @@ func (a *applier) tell() {
 }
 
 // sweep removes a piece of what a compaction has left behind it, so small that
-// nobody waits for it.
+// nobody waits for it. The next one comes when its rows are committed: they lie all
+// over the file, and what many of them give the disk to write at once holds up the log.
 func (a *applier) sweep() (err error) {
 	defer store.Catch(&err)
 	a.timed = false
-	if !a.sweeping || a.r.flusher.full() {
+	if !a.sweeping || a.leaving.Load() {
 		return nil
 	}
 	a.tell() // what is on disk decides how far it goes
 	view, began := a.r.view.Load(), time.Now()
-
 	if a.sweeping, err = a.machine.Sweep(a.r.options.CompactionBatch); err != nil {
 		return fmt.Errorf("remove what was compacted: %w", err)
 	}
 	if to := view.Keys.Compacted(); view.Swept < to && (a.stored >= to || !a.sweeping) { // else it only waits
 		a.r.metrics.swept(began, time.Now(), !a.sweeping)
 	}
-	a.publish()
+	if a.publish().Counts().Removed > view.Counts().Removed {
+		a.leaving.Store(true)
+		a.r.flusher.afterFlush(func(error) { a.leaving.Store(false) })
+	}
 	if a.sweeping || len(a.swept) == 0 {
 		return nil
 	}

@@ -83,6 +83,9 @@ func (c *Core) Step(m *raftpb.Message) error {
 		c.replies = append(c.replies, c.reply(m, index))
 		return nil
 	}
+	if m.GetType() == raftpb.MsgReadIndex && c.Superseded() {
+		return nil
+	}
 	err := c.node.Step(m)
 	if errors.Is(err, raft.ErrStepPeerNotFound) || errors.Is(err, raft.ErrProposalDropped) {
 		return nil
@@ -113,7 +116,19 @@ func (c *Core) Propose(entries []*raftpb.Entry) bool {
 
 // Read asks for the index that a linearizable read with this context has to
 // wait for; the answer comes as Work.Reads. It may get lost.
-func (c *Core) Read(id [readContextLength]byte) { c.node.ReadIndex(id[:]) }
+func (c *Core) Read(id [readContextLength]byte) {
+	if !c.Superseded() {
+		c.node.ReadIndex(id[:])
+	}
+}
+
+// Superseded reports whether this member may still lead but has been removed,
+// and one voter is left, who can elect itself unasked. Raft would answer reads
+// without asking anybody, since there is one voter alone.
+func (c *Core) Superseded() bool {
+	voters := c.conf.GetVoters()
+	return len(voters) == 1 && voters[0] != c.self && c.node.BasicStatus().RaftState == raft.StateLeader
+}
 
 // Vouched reports whether m is a read of another member that a leader may
 // answer at once, and with which index: where two of the voters are a majority,

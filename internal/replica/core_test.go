@@ -211,6 +211,40 @@ func TestCoreAnswersAReadOnceAQuorumAgrees(t *testing.T) {
 	}
 }
 
+func TestALeaderThatWasRemovedAnswersNoReadForTheLastVoter(t *testing.T) {
+	b := newBench(t, 1, 2)
+	lead, last := b.cores[1], b.cores[2]
+	must(t, lead.core.Campaign())
+	b.work()
+	b.propose(lead, "a")
+	b.work()
+	request := b.ask(2)
+	for _, c := range b.cores {
+		c.core.Change(&raftpb.ConfChange{Type: raftpb.ConfChangeRemoveNode.Enum(), NodeId: new(uint64(1))})
+	}
+	must(t, last.core.Campaign()) // its own vote is enough
+	delete(b.cores, 1)            // and who was removed hears nothing of it
+	b.work()
+	b.propose(last, "b")
+	b.work()
+	if !last.core.Leading() || !lead.core.Leading() {
+		t.Fatal("not both of them believe to lead")
+	}
+	lead.reads = nil
+	lead.core.Read([8]byte{9})
+	must(t, lead.core.Step(request))
+	for w, ok := lead.core.Work(); ok; w, ok = lead.core.Work() {
+		if len(w.Reads) > 0 {
+			t.Errorf("it answers a read of its own: %v", w.Reads)
+		}
+		for _, m := range w.Send {
+			if m.GetType() == raftpb.MsgReadIndexResp {
+				t.Errorf("it answers a read of the other: %v", m)
+			}
+		}
+	}
+}
+
 // ask has a member ask for a read, and returns its request.
 func (b *bench) ask(id uint64) *raftpb.Message {
 	b.t.Helper()

@@ -40,7 +40,7 @@ func (es *errands) send(request *state.Request, then func(error)) {
 		then(ErrTooManyRequests)
 		return
 	}
-	id := l.r.ids.next()
+	id := l.r.ids.Next()
 	request.Header = l.r.own(id)
 	data, err := state.Encode(request, nil)
 	if err != nil {

@@ -19,15 +19,15 @@ import (
 const purgeInterval = 30 * time.Second
 
 // flusher writes rows to the store, some time after the commands that left them
-// were acknowledged. It alone commits, copies and defragments, and it makes the
-// snapshots of the log, which may not lie past a commit.
+// were acknowledged. It alone commits and opens copies, and it makes the snapshots
+// of the log, which may not lie past a commit.
 type flusher struct {
 	r     *Replica
 	queue *queue[task]
 	ended chan struct{}
 	// revision is the newest revision whose rows are all in the store.
 	revision      atomic.Int64
-	defragmenting atomic.Bool
+	defragmenting chan struct{} // holds who defragments: one at a time
 	stopping      context.Context // ends when tasks are to give up
 	giveUp        context.CancelFunc
 
@@ -55,7 +55,7 @@ type task struct {
 
 func newFlusher(r *Replica) *flusher {
 	f := &flusher{
-		r: r, queue: newQueue[task](), ended: make(chan struct{}),
+		r: r, queue: newQueue[task](), ended: make(chan struct{}), defragmenting: make(chan struct{}, 1),
 		view: r.view.Load(), committed: r.view.Load(), snapshot: r.parts.Log.Start().Index,
 	}
 	f.less = sync.NewCond(&f.mu)
@@ -88,15 +88,6 @@ func (f *flusher) room() bool {
 		f.less.Wait()
 	}
 	return !f.free
-}
-
-func (f *flusher) full() bool { return f.pending() >= f.r.options.PendingBytes }
-
-// pending is the bytes of rows that are not committed.
-func (f *flusher) pending() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.bytes + f.waiting
 }
 
 // Pending is the bytes of rows that are not in the store's InUse yet. Who adds them
@@ -318,21 +309,4 @@ func (r *Replica) Copy(ctx context.Context) (*store.Copy, error) {
 		err = errors.Join(err, image.Close())
 	}
 	return nil, err
-}
-
-// Defragment rewrites the store without its free pages. Reads and writes go
-// on, the latter until PendingBytes of rows wait for it.
-func (r *Replica) Defragment(ctx context.Context) error {
-	return r.flusher.do(ctx, func(stopping context.Context) error {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		defer context.AfterFunc(stopping, cancel)()
-		r.flusher.defragmenting.Store(true)
-		r.metrics.defragmenting.Set(1)
-		defer func() {
-			r.flusher.defragmenting.Store(false)
-			r.metrics.defragmenting.Set(0)
-		}()
-		return r.parts.Store.Defragment(ctx)
-	})
 }

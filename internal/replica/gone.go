@@ -11,7 +11,8 @@ import (
 // a leader that is merely slow or cut off leaves them unanswered. Nobody has to
 // wait for an election timeout then. If others have the same evidence they, too,
 // forget the leader, and grant a vote before its lease is over; if not, they
-// refuse, and nothing was disturbed, for what is asked for are pre-votes.
+// refuse, and nothing was disturbed, for what is asked for are pre-votes. The same
+// goes for a leader that has been removed: it takes no proposal any more.
 type gone struct {
 	loop  *loop
 	next  time.Time // when to campaign; zero: nobody is gone
@@ -20,12 +21,20 @@ type gone struct {
 
 // Refused tells that a member's port refuses connections.
 func (r *Replica) Refused(id member.ID) {
-	_ = r.intake.ask(func(l *loop) { l.gone.refused(uint64(id)) }) // one that stops does not care
+	_ = r.intake.ask(func(l *loop) { l.gone.replace(uint64(id), "the leader's process has ended") }) // one that stops does not care
 }
 
-// refused begins to replace the leader. The voters take turns, so that they do
+// look notices that the leader has no vote any more.
+func (g *gone) look() {
+	leader := g.loop.core.leader
+	if leader != 0 && !slices.Contains(g.loop.core.conf.GetVoters(), leader) {
+		g.replace(leader, "the leader was removed")
+	}
+}
+
+// replace begins to replace the leader. The voters take turns, so that they do
 // not split the votes; one whose log is too short loses its turn.
-func (g *gone) refused(id uint64) {
+func (g *gone) replace(id uint64, why string) {
 	l := g.loop
 	voters := l.core.conf.GetVoters()
 	if id == 0 || l.core.leader != id || l.core.self == id || !l.r.options.PreVote || !slices.Contains(voters, l.core.self) {
@@ -35,7 +44,7 @@ func (g *gone) refused(id uint64) {
 		l.r.log.Debug("the leader is not forgotten", "error", err)
 		return
 	}
-	l.r.log.Warn("the leader's process has ended; electing another", "leader", member.ID(id).String())
+	l.r.log.Warn(why+"; electing another", "leader", member.ID(id).String())
 	turn := 0
 	for _, v := range voters {
 		if v != id && v < l.core.self {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
+	"golang.org/x/sys/unix"
 
 	"kvd/internal/member"
 	"kvd/internal/state"
@@ -74,7 +75,7 @@ func (r *Replica) save(image io.Reader) (path string, err error) {
 	if err != nil {
 		return "", err
 	}
-	_, err = io.Copy(file, image)
+	err = trickle(file, image)
 	if err == nil {
 		began := time.Now()
 		err = file.Sync()
@@ -85,6 +86,47 @@ func (r *Replica) save(image io.Reader) (path string, err error) {
 		return "", err
 	}
 	return file.Name(), nil
+}
+
+// trickleBytes is how much of an image the disk is given at once. Left to the end,
+// it would be given all, and every fdatasync of a log on the same disk, this
+// member's or a neighbour's, would wait for it.
+const trickleBytes = 1 << 20
+
+// trickle copies to the file, and has each piece written before the next but one.
+func trickle(file *os.File, from io.Reader) error {
+	piece := make([]byte, trickleBytes)
+	for at := int64(0); ; {
+		n, err := io.ReadFull(from, piece)
+		if _, err := file.Write(piece[:n]); err != nil {
+			return err
+		}
+		if err := writeBack(file, at, n); err != nil {
+			return err
+		}
+		at += int64(n)
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// writeBack begins to write n bytes at an offset, and waits for the piece before.
+func writeBack(file *os.File, at int64, n int) error {
+	err := unix.SyncFileRange(int(file.Fd()), at, int64(n), unix.SYNC_FILE_RANGE_WRITE)
+	if err == nil && at > 0 {
+		err = unix.SyncFileRange(int(file.Fd()), max(0, at-trickleBytes), trickleBytes, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
+	}
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil // the sync at the end does it
+	}
+	if err != nil {
+		return &os.PathError{Op: "sync_file_range", Path: file.Name(), Err: err}
+	}
+	return nil
 }
 
 func syncDir(dir string) error {

@@ -178,18 +178,18 @@ func TestRequestIDIsFoundInTheEntry(t *testing.T) {
 
 func TestIDsAreNotRepeated(t *testing.T) {
 	now := time.UnixMilli(1_700_000_000_123)
-	g := newIDs(0x8e9e05c52164694d, now)
-	first := g.next()
+	g := NewIDs(0x8e9e05c52164694d, now)
+	first := g.Next()
 	if want := uint64(0x694d)<<48 | (uint64(now.UnixMilli())<<8+1)&(1<<48-1); first != want {
 		t.Errorf("first %x, want %x", first, want)
 	}
 	for range 1000 {
-		g.next()
+		g.Next()
 	}
-	if last := g.next(); last != first+1001 {
+	if last := g.Next(); last != first+1001 {
 		t.Errorf("%x after %x", last, first)
 	}
-	if again := newIDs(0x8e9e05c52164694d, now.Add(time.Second)).next(); again <= first {
+	if again := NewIDs(0x8e9e05c52164694d, now.Add(time.Second)).Next(); again <= first {
 		t.Errorf("a later start begins at %x, before %x", again, first)
 	}
 }

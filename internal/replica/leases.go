@@ -218,6 +218,7 @@ func (rn *renewals) caughtUp(index uint64) {
 
 // note follows what has become of leases in the log.
 func (rn *renewals) note(changes []state.LeaseChange) {
+	now := time.Now()
 	for _, c := range changes {
 		id := c.Lease.ID
 		if c.Ended {
@@ -232,10 +233,7 @@ func (rn *renewals) note(changes []state.LeaseChange) {
 		if rn.loop.led == 0 {
 			continue
 		}
-		now := time.Now()
-		if _, known := rn.deadlines.Deadline(id); !known {
-			rn.deadlines.Set(id, now.Add(seconds(c.Lease.Left())))
-		}
+		rn.deadlines.SetNew(id, now.Add(seconds(c.Lease.Left())))
 		rn.deadlines.Schedule(c.Lease, now)
 	}
 }
@@ -309,7 +307,7 @@ func (rn *renewals) revoke() {
 	l := rn.loop
 	for _, id := range rn.deadlines.Expired(l.now, expiryBatch) {
 		request := &state.Request{
-			Header:      l.r.own(l.r.ids.next()),
+			Header:      l.r.own(l.r.ids.Next()),
 			LeaseRevoke: &pb.LeaseRevokeRequest{ID: int64(id)},
 		}
 		data, err := state.Encode(request, nil)

@@ -204,6 +204,10 @@ func (l *loop) take(a *applied) error {
 		l.r.alone.Store(false) // before raft may count on another member
 		l.core.Change(change)
 	}
+	if len(a.changes) > 0 {
+		l.health.doubt = l.health.doubt || l.core.Superseded() // then for good: nobody answers it
+		l.gone.look()
+	}
 	if err := l.deliver(a.answers); err != nil {
 		return err
 	}

@@ -39,7 +39,7 @@ func (r *Replica) Propose(ctx context.Context, request *state.Request, raw []byt
 	if request.Header == nil {
 		request.Header = &pb.RequestHeader{}
 	}
-	request.Header.ID = r.ids.next()
+	request.Header.ID = r.ids.Next()
 	began := time.Now()
 	data, err := state.Encode(request, raw)
 	if err != nil {
@@ -62,7 +62,7 @@ func (r *Replica) Change(ctx context.Context, change member.Change) error {
 	if r.behind(nil) {
 		return ErrTooManyRequests
 	}
-	id := r.ids.next()
+	id := r.ids.Next()
 	data, err := proto.Marshal(change.Entry(id))
 	if err != nil {
 		return fmt.Errorf("encode a change of members: %w", err)
@@ -135,11 +135,10 @@ func (r *Replica) Flush(ctx context.Context) error {
 func (r *Replica) Deliver(m *raftpb.Message) { r.intake.deliver(m) }
 
 // Pulse returns when loop and applier have both taken notice of the call; when
-// the loop has, while the applier may be busy for long: during a defragmentation
-// or while a snapshot is taken over.
+// the loop has, while the applier may be busy for long, with taking a snapshot over.
 func (r *Replica) Pulse(ctx context.Context) error {
 	_, err := ask(ctx, r, func(_ *loop, reply reply[struct{}]) {
-		if r.flusher.defragmenting.Load() || r.installing.Load() {
+		if r.installing.Load() {
 			reply(struct{}{}, nil) // that is no fault
 			return
 		}

@@ -62,7 +62,7 @@ func (rs *reads) begin() {
 }
 
 func (rs *reads) send() {
-	id := rs.loop.r.ids.next()
+	id := rs.loop.r.ids.Next()
 	rs.ids[id] = true
 	rs.again = rs.loop.now.Add(readRetry)
 	var context [readContextLength]byte

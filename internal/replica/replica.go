@@ -178,7 +178,7 @@ type Replica struct {
 	log     *slog.Logger
 	metrics *Metrics
 
-	ids      *ids
+	ids      *IDs
 	intake   *intake
 	loop     *loop
 	appender *appender
@@ -275,7 +275,7 @@ func New(o Options, p Parts) (*Replica, error) {
 	}
 	r := &Replica{
 		options: o, parts: p, log: p.Logger, metrics: p.Metrics,
-		ids: newIDs(p.Member, time.Now()), intake: newIntake(),
+		ids: NewIDs(p.Member, time.Now()), intake: newIntake(),
 	}
 	r.view.Store(p.Machine.View())
 	r.commit.Store(core.commit)

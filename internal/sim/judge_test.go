@@ -9,6 +9,7 @@ import (
 
 	"github.com/anishathalye/porcupine"
 	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
 
 	"kvd/internal/member"
 	"kvd/internal/store"
@@ -103,12 +104,17 @@ func (w *world) belongs() (all []*node) {
 
 func (w *world) rests() bool {
 	leader := w.leader()
-	if leader == nil || leader.led == 0 {
+	if leader == nil || leader.led == 0 || len(leader.appends) > 0 {
 		return false
 	}
 	commit := leader.core.Standing().Commit
-	if last, err := leader.log.LastIndex(); err != nil || last != commit {
-		return false
+	if last, err := leader.log.LastIndex(); err != nil || last != commit || leader.view.Applied != commit {
+		return false // a leader that was removed is not among those that belong
+	}
+	for _, p := range w.net {
+		if p.m.GetType() == raftpb.MsgProp {
+			return false
+		}
 	}
 	for _, n := range w.belongs() {
 		if n == nil || !n.up || n.view.Applied != commit || len(n.applies) > 0 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"slices"
 
 	"go.etcd.io/raft/v3"
@@ -362,6 +363,9 @@ func (n *node) run(e *raftpb.Entry) {
 			change = out.Change
 		}
 		n.core.Change(change)
+		if n.core.Superseded() {
+			n.doubts = math.MaxUint64 // for good
+		}
 	}
 	if waiting != nil {
 		delete(n.pending, id)

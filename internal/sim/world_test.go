@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -122,7 +123,7 @@ func (w *world) run() (fault string) {
 		case failure:
 			fault = p.text
 		default:
-			panic(fmt.Sprintf("%v\n%s", p, w.tail()))
+			fault = fmt.Sprintf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
 	for ; w.now < runSteps; w.now++ {
@@ -156,14 +157,31 @@ func (w *world) some(fit func(*node) bool) *node {
 
 func works(n *node) bool { return n.up && !n.paused }
 
-// depart stops those that were removed a while ago.
+// depart stops those that were removed a while ago. Who leads lets the last
+// voter take over first, and one without whom that could not go on stays: else
+// it would take an operator to force a new cluster.
 func (w *world) depart() {
 	for _, id := range w.ids() {
-		if n := w.nodes[id]; n.removed && n.up && w.now >= n.leaves {
+		n := w.nodes[id]
+		if !n.removed || !n.up || w.now < n.leaves {
+			continue
+		}
+		voters := n.core.Voters()
+		if last := w.nodes[voters[0]]; len(voters) > 1 || !last.counts(id) {
 			n.crash()
+			continue
+		}
+		n.leaves = w.now + removalGrace
+		if works(n) && n.core.Leading() {
+			n.core.Transfer(voters[0])
+			n.work()
 		}
 	}
 }
+
+// counts reports whether the other has a vote in what this member knows, as far as
+// can be seen.
+func (n *node) counts(other uint64) bool { return !n.up || slices.Contains(n.core.Voters(), other) }
 
 // turn does one thing, by chance.
 func (w *world) turn() {
@@ -194,7 +212,7 @@ func (w *world) turn() {
 	case p < 9905:
 		w.cut()
 	case p < 9922:
-		if n := w.some(func(n *node) bool { return n.up }); n != nil {
+		if n := w.some(func(n *node) bool { return n.up && !n.removed }); n != nil {
 			w.note("member %d crashes", n.id)
 			w.did["crash"]++
 			n.crash()
@@ -276,7 +294,8 @@ func (w *world) cut() {
 }
 
 // deliver takes one message off the network: usually an old one, and now and
-// then it is lost, or comes twice.
+// then it is lost, or comes twice. A proposal on its way to the leader does not:
+// it would be carried out twice, and a transport of etcd's or ours sends it once.
 func (w *world) deliver() {
 	if len(w.net) == 0 {
 		return
@@ -287,7 +306,7 @@ func (w *world) deliver() {
 	}
 	p := w.net[i]
 	lost := w.random.IntN(30) == 0
-	if twice := w.random.IntN(40) == 0 && p.image == nil; !twice {
+	if twice := w.random.IntN(40) == 0 && p.image == nil && p.m.GetType() != raftpb.MsgProp; !twice {
 		w.net = slices.Delete(w.net, i, i+1)
 	}
 	w.pass(p, lost)

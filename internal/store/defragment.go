@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -15,97 +13,29 @@ import (
 // A transaction of a copy ends after this much, so that its dirty pages do not
 // fill the memory. One that is made beside a log that is written is synced each
 // syncBytes: an fdatasync of the log waits for what the disk was given before it,
-// and must not find more of it than that.
+// and must not find more of it than that. Then it rests for twice as long as that took,
+// at most longestRest: most of a processor, and of the disk, is for others.
 const (
-	chunkRows  = 10_000
-	chunkBytes = 16 << 20
-	syncBytes  = 512 << 10
+	chunkRows   = 10_000
+	chunkBytes  = 16 << 20
+	syncBytes   = 256 << 10
+	restFactor  = 2
+	longestRest = 50 * time.Millisecond
 )
 
-// Defragment rewrites the file without its free pages. It is the committer who
-// calls it, so that the file stands still; reads go on throughout, and a reader
-// that is open keeps the old file until it closes. Whatever fails before the
-// new file has taken the name leaves the old one in service and removes the
-// new one.
-func (f *File) Defragment(ctx context.Context) error {
-	if f.options.ReadOnly {
-		return fmt.Errorf("defragment %s: %w", f.path, ErrReadOnly)
-	}
-	if f.dead != nil {
-		return f.dead
-	}
-	start := time.Now()
-	fresh, err := f.rewrite(ctx)
+// Defragment rewrites the file without its free pages, as fast as it can. It is the
+// committer who calls it, so that the file stands still; reads go on throughout.
+// Rewrite does the same while commits go on, too.
+func (f *File) Defragment(ctx context.Context) (err error) {
+	w, err := f.Rewrite()
 	if err != nil {
-		return fmt.Errorf("defragment %s: %w", f.path, err)
-	}
-	old := f.swap(fresh)
-	if err := syncDir(filepath.Dir(f.path)); err != nil {
-		// An outage may bring the old file back, without what would be
-		// committed to the new one. So nothing may be.
-		f.dead = fmt.Errorf("defragment %s: the new file is in place but maybe not on disk: %w", f.path, err)
-		return errors.Join(f.dead, old.release())
-	}
-	if err := errors.Join(f.measure(fresh), old.release()); err != nil {
-		return fmt.Errorf("defragment %s: %w", f.path, err)
-	}
-	if f.options.OnDefragment != nil {
-		f.options.OnDefragment(time.Since(start))
-	}
-	return nil
-}
-
-// swap makes fresh the live handle and returns the one before.
-func (f *File) swap(fresh *handle) (old *handle) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	old, f.live = f.live, fresh
-	return old
-}
-
-// rewrite copies the present moment into a new file, which is locked from its
-// first byte, and gives it the name.
-func (f *File) rewrite(ctx context.Context) (fresh *handle, err error) {
-	from, err := f.moment()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, from.Close()) }()
-	file, err := os.CreateTemp(filepath.Dir(f.path), filepath.Base(scratch(f.path)))
-	if err != nil {
-		return nil, err
-	}
-	name := file.Name()
-	fresh, err = f.attach(file)
-	if err != nil {
-		return nil, errors.Join(err, os.Remove(name))
-	}
-	if err := f.fill(ctx, fresh, from, f.options.OnRewrite); err != nil {
-		return nil, errors.Join(err, fresh.release(), os.Remove(name))
-	}
-	if f.options.Trim {
-		if err := fresh.trim(); err != nil {
-			return nil, errors.Join(err, fresh.release(), os.Remove(name))
-		}
-	}
-	if err := os.Rename(name, f.path); err != nil {
-		return nil, errors.Join(err, fresh.release(), os.Remove(name))
-	}
-	return fresh, nil
-}
-
-// fill copies every bucket and syncs.
-func (f *File) fill(ctx context.Context, to *handle, from *moment, told func(done, total int64)) error {
-	c := copying{ctx: ctx, to: to.db, from: from, total: f.InUse(), told: told, sync: !f.options.NoSync && !f.options.Trim}
-	to.db.NoSync = true
-	if err := c.run(); err != nil {
 		return err
 	}
-	to.db.NoSync = f.options.NoSync
-	if f.options.NoSync {
-		return nil
+	defer func() { err = errors.Join(err, w.Close()) }()
+	if err := w.copy(ctx, false); err != nil {
+		return w.wrap(err)
 	}
-	return to.db.Sync()
+	return w.Finish(ctx)
 }
 
 // copying is one copy of a moment into a new file.
@@ -116,53 +46,76 @@ type copying struct {
 	without []Bucket // made, but their rows are left out
 	visit   func(bucket Bucket, key, value []byte) error
 	told    func(done, total int64)
-	sync    bool // after each transaction
+	sync    bool // after each transaction, and rest
 
 	done, total int64 // bytes of rows
 	dropped     int64 // done, when memory was let go of
 }
 
-func (c *copying) run() (err error) {
+// run copies all of the moment in the first round, and in others what has changed.
+func (c *copying) run(r round) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = c.from.file.corrupt(p)
 		}
 	}()
 	for _, name := range c.from.names() {
-		if err := c.bucket(Bucket(name)); err != nil {
+		bucket := Bucket(name)
+		if err := errors.Join(c.again(bucket, r.changed[bucket]), c.behind(bucket, r.ends[bucket], r.first)); err != nil {
 			return fmt.Errorf("bucket %s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-// bucket copies one bucket in as many transactions as its size asks for.
-func (c *copying) bucket(name Bucket) error {
-	rows := c.from.tx.Bucket([]byte(name)).Cursor()
-	key, value := rows.First()
-	if slices.Contains(c.without, name) {
-		key = nil
-	}
-	most := chunkBytes
-	if c.sync {
-		most = syncBytes
-	}
-	for first := true; first || key != nil; first = false {
-		if err := c.ctx.Err(); err != nil {
-			return err
-		}
-		err := c.to.Update(func(tx *bolt.Tx) error {
-			b, err := tx.CreateBucketIfNotExists([]byte(name))
-			if err != nil {
-				return err
-			}
-			b.FillPercent = keyFill // the rows come in order, whatever the bucket
-			for n, size := 0, 0; key != nil && n < chunkRows && size < most; n++ {
+// again copies rows of the moment over what was copied of them before, and removes
+// those that are gone.
+func (c *copying) again(name Bucket, changed notes) error {
+	rows := c.from.tx.Bucket([]byte(name))
+	keys := changed.keys()
+	for len(keys) > 0 {
+		err := c.piece(name, func(b *bolt.Bucket, full func() bool) error {
+			for len(keys) > 0 && !full() {
+				key := keys[0]
+				keys = keys[1:]
+				value := rows.Get(key)
+				if value == nil {
+					c.done += int64(len(key))
+					if err := b.Delete(key); err != nil {
+						return err
+					}
+					continue
+				}
 				if err := c.row(b, name, key, value); err != nil {
 					return err
 				}
-				size += len(key) + len(value)
-				c.done += int64(len(key) + len(value))
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// behind copies the rows of a bucket behind a key, in order. The bucket is made
+// though it be empty.
+func (c *copying) behind(name Bucket, last end, first bool) error {
+	rows := c.from.tx.Bucket([]byte(name)).Cursor()
+	key, value := rows.Seek(last)
+	if last != nil && string(key) == string(last) {
+		key, value = rows.Next()
+	}
+	if slices.Contains(c.without, name) {
+		key = nil
+	}
+	for ; first || key != nil; first = false {
+		err := c.piece(name, func(b *bolt.Bucket, full func() bool) error {
+			for key != nil && !full() {
+				if err := c.row(b, name, key, value); err != nil {
+					return err
+				}
 				key, value = rows.Next()
 			}
 			return nil
@@ -170,11 +123,35 @@ func (c *copying) bucket(name Bucket) error {
 		if err != nil {
 			return err
 		}
-		if err := c.pause(); err != nil {
-			return err
-		}
 	}
 	return nil
+}
+
+// piece is one transaction, and what follows it.
+func (c *copying) piece(name Bucket, fill func(to *bolt.Bucket, full func() bool) error) error {
+	if err := c.ctx.Err(); err != nil {
+		return err
+	}
+	began, before, most, n := time.Now(), c.done, int64(chunkBytes), 0
+	if c.sync {
+		most = syncBytes
+	}
+	full := func() bool {
+		n++
+		return n > chunkRows || c.done-before >= most
+	}
+	err := c.to.Update(func(tx *bolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists([]byte(name))
+		if err != nil {
+			return err
+		}
+		b.FillPercent = keyFill // the rows come in order, whatever the bucket
+		return fill(b, full)
+	})
+	if err != nil {
+		return err
+	}
+	return c.pause(began)
 }
 
 func (c *copying) row(to *bolt.Bucket, name Bucket, key, value []byte) error {
@@ -186,12 +163,13 @@ func (c *copying) row(to *bolt.Bucket, name Bucket, key, value []byte) error {
 			return err
 		}
 	}
+	c.done += int64(len(key) + len(value))
 	return to.Put(key, value)
 }
 
 // pause hands the pages that were written to the disk, lets go of those that were
-// read, and tells how far it is.
-func (c *copying) pause() error {
+// read, tells how far it is, and rests.
+func (c *copying) pause(began time.Time) error {
 	if c.sync {
 		if err := c.to.Sync(); err != nil {
 			return err
@@ -206,5 +184,15 @@ func (c *copying) pause() error {
 	if c.told != nil {
 		c.told(min(c.done, c.total), c.total)
 	}
-	return nil
+	if !c.sync {
+		return nil
+	}
+	rest := time.NewTimer(min(restFactor*time.Since(began), longestRest))
+	defer rest.Stop()
+	select {
+	case <-rest.C:
+		return nil
+	case <-c.ctx.Done():
+		return c.ctx.Err()
+	}
 }

@@ -17,8 +17,9 @@ import (
 // and hardly ever changed.
 const keyFill = 0.9
 
-// File is a store in one bbolt file. Commit and Defragment are for one
-// goroutine at a time; all else may be called from any.
+// File is a store in one bbolt file. Commit, Replace, Defragment and what Rewrite
+// says are for one goroutine at a time, the committer; all else may be called from
+// any.
 type File struct {
 	path    string
 	options Options
@@ -26,21 +27,25 @@ type File struct {
 	mu   sync.Mutex // guards live and the count of readers of each handle
 	live *handle    // what new readers open; nil once closed
 
-	dead        error // the first failed commit; touched by the committer only
+	dead        error    // the first failed commit; touched by the committer only
+	rewrite     *Rewrite // under way, told of commits; touched by the committer only
 	size, inUse atomic.Int64
 	measured    atomic.Uint64 // times that they were set; it grows first
+
+	shrinking sync.WaitGroup // of files that have no name any more
+	closed    chan struct{}
 }
 
 // Open opens the file, or makes it with its buckets. It reads every page
 // before it trusts any: damage is an error that names it, not a crash later.
 func Open(path string, o Options) (*File, error) {
-	f := &File{path: path, options: o.complete()}
+	f := &File{path: path, options: o.complete(), closed: make(chan struct{})}
 	if !o.ReadOnly {
 		if err := removeLeftovers(path); err != nil {
 			return nil, fmt.Errorf("open store: %w", err)
 		}
 	}
-	h, err := f.open()
+	h, err := f.open(false)
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
@@ -106,6 +111,9 @@ func (f *File) Commit(s Stamp, batches ...*Batch) error {
 	if err := f.commit(h, s, batches); err != nil {
 		f.dead = fmt.Errorf("commit index %d to %s: %w", s.Index, f.path, err)
 		return f.dead
+	}
+	if f.rewrite != nil {
+		f.rewrite.note(batches)
 	}
 	return nil
 }
@@ -257,7 +265,10 @@ func (f *File) Close() error {
 	if h == nil {
 		return nil
 	}
-	return h.release()
+	close(f.closed)
+	err := h.release()
+	f.shrinking.Wait()
+	return err
 }
 
 func syncDir(dir string) error {

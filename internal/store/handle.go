@@ -23,14 +23,22 @@ type handle struct {
 	db    *bolt.DB
 	file  *os.File // bbolt's own
 	users atomic.Int64
+	of    *File // whose name it had, for sure; nil: it may have it still
 }
 
 func (h *handle) release() error {
 	if h.users.Add(-1) > 0 {
 		return nil
 	}
-	return h.db.Close()
+	if h.of == nil {
+		return h.db.Close()
+	}
+	return h.of.shrink(h)
 }
+
+// nameless says that the name of the file is another's, on disk, too. Its owner
+// releases it next.
+func (h *handle) nameless(of *File) { h.of = of }
 
 // trim cuts off what lies behind the last page in use. A commit that needs more
 // extends the file again.
@@ -41,6 +49,14 @@ func (h *handle) trim() error {
 	}
 	size := tx.Size()
 	return errors.Join(tx.Rollback(), h.file.Truncate(size), h.file.Sync())
+}
+
+// swap makes fresh the live handle and returns the one before.
+func (f *File) swap(fresh *handle) (old *handle) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	old, f.live = f.live, fresh
+	return old
 }
 
 // acquire returns the live handle with a user more. The lock keeps the handle
@@ -55,8 +71,9 @@ func (f *File) acquire() (*handle, error) {
 	return f.live, nil
 }
 
-// open locks, checks and opens the file at f.path.
-func (f *File) open() (h *handle, err error) {
+// open locks and opens the file at f.path, and checks it first unless that has been
+// done.
+func (f *File) open(checked bool) (h *handle, err error) {
 	flag := os.O_RDWR | os.O_CREATE
 	if f.options.ReadOnly {
 		flag = os.O_RDONLY
@@ -65,22 +82,26 @@ func (f *File) open() (h *handle, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := f.admit(file); err != nil {
+	err = f.lock(file)
+	if err == nil && !checked {
+		err = checkFile(context.Background(), file, f.path)
+	}
+	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
 	return f.attach(file)
 }
 
-// admit locks the file and reads all of it once. The advice to the kernel
-// spares a cold start from reading page by page.
-func (f *File) admit(file *os.File) error {
+// lock takes the file for this process. The advice to the kernel spares a cold
+// start from reading page by page.
+func (f *File) lock(file *os.File) error {
 	if err := lock(file, f.options.ReadOnly, f.options.Timeout); err != nil {
 		return fmt.Errorf("%s: %w; another server or tool has it open (fuser -v names it): stop that first", f.path, err)
 	}
 	if err := unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_WILLNEED); err != nil {
 		return fmt.Errorf("%s: fadvise: %w", f.path, err)
 	}
-	return checkFile(context.Background(), file, f.path)
+	return nil
 }
 
 // attach gives the open, locked file to bbolt. On error the file is closed.

@@ -8,8 +8,8 @@ import (
 )
 
 // Replace puts the file at path, which another member has sent, in this one's
-// place. It is checked like any file that is opened; load then reads it, and
-// nothing has changed if load fails. After that it takes the name, new readers
+// place. StampOf has checked it: it is not read a second time for that. load then
+// reads it, and nothing has changed if load fails. After that it takes the name, new readers
 // see it, and those that are open keep the old one until they close. Like a
 // commit it is for the one goroutine that may write.
 func (f *File) Replace(path string, load func(open func() (Reader, error)) error) error {
@@ -19,8 +19,8 @@ func (f *File) Replace(path string, load func(open func() (Reader, error)) error
 	if f.dead != nil {
 		return f.dead
 	}
-	next := &File{path: path, options: f.options}
-	h, err := next.open()
+	next := &File{path: path, options: f.options, closed: make(chan struct{})}
+	h, err := next.open(true)
 	if err != nil {
 		return fmt.Errorf("replace %s: %w", f.path, err)
 	}
@@ -35,11 +35,13 @@ func (f *File) Replace(path string, load func(open func() (Reader, error)) error
 	if err != nil {
 		return fmt.Errorf("replace %s: %w", f.path, errors.Join(err, next.Close()))
 	}
+	f.rewrite = nil // what it has copied is of the past
 	old := f.swap(h)
 	if err := syncDir(filepath.Dir(f.path)); err != nil {
 		f.dead = fmt.Errorf("replace %s: the new file is in place but maybe not on disk: %w", f.path, err)
 		return errors.Join(f.dead, old.release())
 	}
+	old.nameless(f)
 	if err := errors.Join(f.measure(h), old.release()); err != nil {
 		return fmt.Errorf("replace %s: %w", f.path, err)
 	}

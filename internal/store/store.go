@@ -3,7 +3,7 @@
 // of the last log entry they hold; it is on disk whole or not at all. The
 // package knows no key and no value: what a row means is the model's business.
 //
-// One goroutine at a time may commit or defragment; any may read. DESIGN.md
+// One goroutine at a time may commit; any may read. DESIGN.md
 // says what may be on disk after a crash.
 package store
 
@@ -48,6 +48,10 @@ var (
 	ErrLocked = errors.New("locked by another process")
 	// ErrReadOnly answers Commit and Defragment on a file opened to be read.
 	ErrReadOnly = errors.New("opened read-only")
+	// ErrRewriting answers Rewrite while another is under way.
+	ErrRewriting = errors.New("a defragmentation is under way")
+	// ErrReplaced ends a Rewrite whose file Replace has put another in the place of.
+	ErrReplaced = errors.New("another file has taken its place meanwhile")
 	// ErrMemoryLimit means that a Resident file is too large for what the
 	// process may lock in memory.
 	ErrMemoryLimit = errors.New("the process may not lock so much memory")

@@ -180,12 +180,7 @@ func dialAll(ps []*process, n int) (conns []*grpc.ClientConn, closeAll func(), e
 // clusterRounds plays the works of a cluster on one subject after the other,
 // again and again.
 func (c *contest) clusterRounds(ctx context.Context) error {
-	var chosen []clusterWorkload
-	for _, w := range clusterWorkloads() {
-		if c.options.wants(w.name) {
-			chosen = append(chosen, w)
-		}
-	}
+	chosen := chosenOf(clusterWorkloads(), func(w clusterWorkload) bool { return c.options.wants(w.name) })
 	if len(chosen) == 0 {
 		return nil
 	}
@@ -220,13 +215,7 @@ func (c *contest) playCluster(ctx context.Context, round int, sub *subject, chos
 	if err := fill(ctx, members.members[0].addr, small); err != nil {
 		return err
 	}
-	cs := &clusterStage{cluster: members, dir: dir, options: c.options, stage: stage{
-		duration: c.options.duration,
-		warm:     c.options.duration / 5,
-		limit:    2_000_000,
-		seed:     uint64(round),
-		profile:  profiler{dir: c.options.profile, round: round, log: c.log},
-	}}
+	cs := &clusterStage{cluster: members, dir: dir, options: c.options, stage: c.stage(round)}
 	for _, w := range chosen {
 		m, err := cs.play(ctx, w)
 		if err := c.record(ctx, measurement{w.name, sub.Name, round, m, ""}, err); err != nil {

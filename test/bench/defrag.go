@@ -74,7 +74,7 @@ func (c *contest) defrag(ctx context.Context, round int, sub *subject) (metrics,
 	if err := pause(ctx, c.options.settle); err != nil {
 		return nil, err
 	}
-	m, err := p.defragment(ctx, c.options.duration, uint64(round), profiler{dir: c.options.profile, round: round, log: c.log})
+	m, err := p.defragment(ctx, c.options.duration, uint64(round), c.profiler(round))
 	if err != nil {
 		return nil, err
 	}

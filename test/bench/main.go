@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -188,13 +189,10 @@ func (m *measurement) summary() string {
 
 // rounds plays the workloads on one subject after the other, again and again.
 func (c *contest) rounds(ctx context.Context) error {
-	var chosen []workload
-	for _, w := range workloads() {
+	chosen := chosenOf(workloads(), func(w workload) bool {
 		needsTool := w.name == "toolput" || w.name == "toolrange"
-		if c.options.wants(w.name) && (!needsTool || c.options.tool != "") {
-			chosen = append(chosen, w)
-		}
-	}
+		return c.options.wants(w.name) && (!needsTool || c.options.tool != "")
+	})
 	if len(chosen) == 0 {
 		return nil
 	}
@@ -218,39 +216,64 @@ func (c *contest) play(ctx context.Context, round int, sub *subject, chosen []wo
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	p, err := sub.start(dir, c.options.profile != "")
+	p, err := sub.startFilled(ctx, dir, c.options.profile != "")
 	if err != nil {
 		return err
 	}
 	defer p.kill()
-	if _, err := p.ready(ctx, small.key(0)); err != nil {
-		return err
-	}
-	for _, keys := range []space{small, large} {
-		if err := fill(ctx, p.addr, keys); err != nil {
-			return err
-		}
-	}
-	st := &stage{
-		process:  p,
-		duration: c.options.duration,
-		warm:     c.options.duration / 5,
-		limit:    2_000_000,
-		seed:     uint64(round),
-		profile:  profiler{dir: c.options.profile, round: round, log: c.log},
-		tool:     c.options.tool,
-	}
+	st := c.stage(round)
+	st.process = p
 	for _, w := range chosen {
 		if sub.Name == floorName && beyondLimit(w) {
 			continue
 		}
-		m, err := w.run(ctx, st)
+		m, err := w.run(ctx, &st)
 		if err := c.record(ctx, measurement{w.name, sub.Name, round, m, ""}, err); err != nil {
 			return err
 		}
 	}
 	_, err = p.stop()
 	return err
+}
+
+// chosenOf are the works that are wanted, in order.
+func chosenOf[W any](works []W, wanted func(W) bool) []W {
+	return slices.DeleteFunc(works, func(w W) bool { return !wanted(w) })
+}
+
+// stage is where a work of a round plays, but for the process.
+func (c *contest) stage(round int) stage {
+	return stage{
+		duration: c.options.duration,
+		warm:     c.options.duration / 5,
+		limit:    2_000_000,
+		seed:     uint64(round),
+		profile:  c.profiler(round),
+		tool:     c.options.tool,
+	}
+}
+
+func (c *contest) profiler(round int) profiler {
+	return profiler{dir: c.options.profile, round: round, log: c.log}
+}
+
+// startFilled executes a server and gives it the keys of small and large.
+func (s *subject) startFilled(ctx context.Context, dir string, profiling bool) (*process, error) {
+	p, err := s.start(dir, profiling)
+	if err != nil {
+		return nil, err
+	}
+	if _, err = p.ready(ctx, small.key(0)); err == nil {
+		err = fill(ctx, p.addr, small)
+	}
+	if err == nil {
+		err = fill(ctx, p.addr, large)
+	}
+	if err != nil {
+		p.kill()
+		return nil, err
+	}
+	return p, nil
 }
 
 // restarts fills every subject once, then starts them again in turn.
@@ -265,7 +288,7 @@ func (c *contest) restarts(ctx context.Context) error {
 			dir:     filepath.Join(c.dir, "restart-"+sub.Name),
 			keys:    space{prefix: "/registry/pods/restart/pod-", n: c.options.fillKeys, bytes: 256},
 			settle:  c.options.settle,
-			profile: profiler{dir: c.options.profile, log: c.log},
+			profile: c.profiler(0),
 		}
 		if err := os.Mkdir(t.dir, 0o700); err != nil {
 			return err

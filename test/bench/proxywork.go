@@ -176,13 +176,8 @@ func proxyArgs(name, member string) func(p *process, profiling bool) []string {
 // proxyRounds plays the works of a proxy: every subject's proxy in turn, all in
 // front of one member, of the first subject.
 func (c *contest) proxyRounds(ctx context.Context) error {
-	var chosen []proxyWorkload
-	for _, w := range proxyWorkloads() {
-		if c.options.wants(w.name) {
-			chosen = append(chosen, w)
-		}
-	}
-	subjects := slices.DeleteFunc(slices.Clone(c.results.Subjects), func(s *subject) bool { return s.Name == floorName })
+	chosen := chosenOf(proxyWorkloads(), func(w proxyWorkload) bool { return c.options.wants(w.name) })
+	subjects := chosenOf(slices.Clone(c.results.Subjects), func(s *subject) bool { return s.Name != floorName })
 	if len(chosen) == 0 || len(subjects) == 0 {
 		return nil
 	}
@@ -190,19 +185,11 @@ func (c *contest) proxyRounds(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	member, err := subjects[0].start(dir, false)
+	member, err := subjects[0].startFilled(ctx, dir, false)
 	if err != nil {
 		return err
 	}
 	defer member.kill()
-	if _, err := member.ready(ctx, small.key(0)); err != nil {
-		return err
-	}
-	for _, keys := range []space{small, large} {
-		if err := fill(ctx, member.addr, keys); err != nil {
-			return err
-		}
-	}
 	for round := 1; round <= c.options.rounds; round++ {
 		for _, sub := range subjects {
 			if err := c.playProxy(ctx, round, sub, member, chosen); err != nil {
@@ -236,14 +223,8 @@ func (c *contest) playProxy(ctx context.Context, round int, sub *subject, member
 	if _, err := p.ready(ctx, small.key(0)); err != nil {
 		return err
 	}
-	ps := &proxyStage{member: member.addr, metrics: "http://" + member.addr + "/metrics", stage: stage{
-		process:  p,
-		duration: c.options.duration,
-		warm:     c.options.duration / 5,
-		limit:    2_000_000,
-		seed:     uint64(round),
-		profile:  profiler{dir: c.options.profile, round: round, log: c.log},
-	}}
+	ps := &proxyStage{member: member.addr, metrics: "http://" + member.addr + "/metrics", stage: c.stage(round)}
+	ps.process = p
 	for _, w := range chosen {
 		m, err := w.run(ctx, ps)
 		if err := c.record(ctx, measurement{w.name, sub.Name, round, m, ""}, err); err != nil {

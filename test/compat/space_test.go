@@ -121,11 +121,17 @@ func comesToBe(t *testing.T, what string, is func() bool) {
 	eventually(t, is, func() string { return what })
 }
 
-// fill puts until there is no space.
+// fill puts values of 100 KiB until there is no space.
 func fill(t testing.TB, c *clientv3.Client) (revision int64) {
 	t.Helper()
-	for i := range 500 {
-		r, err := c.Put(t.Context(), "fill", strings.Repeat("x", 100<<10))
+	return fillBy(t, c, 100<<10)
+}
+
+func fillBy(t testing.TB, c *clientv3.Client, size int) (revision int64) {
+	t.Helper()
+	value := strings.Repeat("x", size)
+	for range 500 {
+		r, err := c.Put(t.Context(), "fill", value)
 		if err != nil {
 			if !strings.Contains(err.Error(), "database space exceeded") {
 				t.Fatal(err)
@@ -133,9 +139,8 @@ func fill(t testing.TB, c *clientv3.Client) (revision int64) {
 			return revision
 		}
 		revision = r.Header.Revision
-		_ = i
 	}
-	t.Fatal("it takes 50 MB")
+	t.Fatal("there is no end of its space")
 	return 0
 }
 
@@ -175,6 +180,59 @@ func TestAFullClusterServesAgainWhenThereIsSpace(t *testing.T) {
 	}
 	if s := metric(t, c.Members[0], "etcd_mvcc_db_total_size_in_bytes"); s < 3e6 {
 		t.Errorf("the file has %v bytes: it was defragmented", s)
+	}
+}
+
+func clientTo(t *testing.T, m *oracle.Member) *clientv3.Client {
+	t.Helper()
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{m.ClientURL}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func alarmed(t *testing.T, c *clientv3.Client) bool {
+	alarms, err := c.AlarmList(t.Context())
+	return err != nil || len(alarms.Alarms) > 0
+}
+
+// A member that compacts of its own accord comes back from a full database without
+// anybody's hand: no compaction, no defragmentation, no alarm to lower.
+func TestAFullMemberThatCompactsItselfNeedsNobody(t *testing.T) {
+	t.Parallel()
+	m := oracle.Start(t, target(t), oracle.Options{Args: []string{
+		"--quota-backend-bytes=4000000", "--auto-compaction-mode=periodic", "--auto-compaction-retention=2s",
+	}})
+	c := clientTo(t, m)
+	fillBy(t, c, 1<<20) // four of them: a compaction must not come between
+	comesToBe(t, "it takes puts again", func() bool {
+		_, err := c.Put(t.Context(), "again", "v")
+		return err == nil
+	})
+	if alarmed(t, c) {
+		t.Error("the alarm is still raised")
+	}
+}
+
+// An alarm outlives a restart, and goes by itself when the restart has brought space.
+func TestARaisedQuotaEndsTheAlarm(t *testing.T) {
+	t.Parallel()
+	m := oracle.Start(t, target(t), oracle.Options{Args: []string{"--quota-backend-bytes=4000000"}})
+	fill(t, clientTo(t, m))
+	m.Stop()
+	m.Restart()
+	if !alarmed(t, clientTo(t, m)) {
+		t.Error("a restart alone has ended the alarm")
+	}
+	m.Stop()
+	m.Args = []string{"--quota-backend-bytes=40000000"}
+	m.Restart()
+	c := clientTo(t, m)
+	comesToBe(t, "the alarm goes", func() bool { return !alarmed(t, c) })
+	if _, err := c.Put(t.Context(), "again", "v"); err != nil {
+		t.Error(err)
 	}
 }
 
