@@ -98,7 +98,7 @@ func (m *running) newProxy() (*http.Client, error) {
 		MaxRequestBytes: int(min(c.Limits.RequestBytes+requestOverhead, math.MaxInt32)),
 		MaxStreams:      c.Limits.ConcurrentStreams,
 		KeepAlive:       c.GRPC.KeepAliveInterval, KeepAliveTimeout: c.GRPC.KeepAliveTimeout, KeepAliveMin: c.GRPC.KeepAliveMinTime,
-		Grace: proxyGrace,
+		Grace: proxyGrace, WatchStall: c.Watch.StallTimeout,
 	}, proxy.Parts{
 		Finder: finder, Secure: &towardsMembers{m}, Log: m.log, Metrics: proxy.NewMetrics(m.registry),
 	})

@@ -156,7 +156,10 @@ func (p *pipe) ended() error {
 	if errors.Is(p.err, io.EOF) {
 		return io.EOF
 	}
-	return status.Convert(p.err).Err()
+	if _, ok := status.FromError(p.err); ok {
+		return p.err
+	}
+	return status.FromContextError(p.err).Err()
 }
 
 // pipeIn is the side of who serves.

@@ -38,6 +38,7 @@ type Options struct {
 	KeepAlive, KeepAliveTimeout, KeepAliveMin time.Duration
 	Grace                                     time.Duration // for calls to finish when it stops
 	WatchBuffer                               int           // bytes of events that may wait for one client's stream; 0: 16 MiB
+	WatchStall                                time.Duration // a stream of watches that is not read for so long is ended; 0: never
 }
 
 // Parts are what a proxy works with.

@@ -7,10 +7,13 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
@@ -67,6 +70,7 @@ type watchStream struct {
 	wake     chan struct{}     // one signal: something waits, or is over
 	read     chan struct{}     // one signal: the client has taken something
 	over     atomic.Pointer[error]
+	since    atomic.Int64 // when it began to send what it sends, in ns of the clock; 0: nothing
 }
 
 // watch serves a client's stream of watches.
@@ -87,6 +91,14 @@ func (p *Proxy) watch(in grpc.ServerStream) error {
 			s.fail(err)
 		} // else the client asks for no more, and goes on listening
 	}()
+	// Sending, too: a client that does not read holds it up until the call ends.
+	sent := make(chan error, 1)
+	go func() { sent <- s.sending() }()
+	return s.attend(sent)
+}
+
+// sending sends until the stream is over.
+func (s *watchStream) sending() error {
 	for range s.wake {
 		if err := s.over.Load(); err != nil {
 			return *err
@@ -97,6 +109,30 @@ func (p *Proxy) watch(in grpc.ServerStream) error {
 	}
 	panic("proxy: nobody closes wake")
 }
+
+// attend waits for the end of sending, or for a client that does not read.
+func (s *watchStream) attend(sent <-chan error) error {
+	limit := s.proxy.o.WatchStall
+	if limit <= 0 {
+		return <-sent
+	}
+	look := time.NewTicker(limit / stallLooks)
+	defer look.Stop()
+	for {
+		select {
+		case err := <-sent:
+			return err
+		case <-look.C:
+		}
+		if since := s.since.Load(); since != 0 && time.Since(time.Unix(0, since)) > limit {
+			s.proxy.log.Warn("a watch stream is ended: its client does not read", "waited", limit)
+			return status.Errorf(codes.Unavailable, "kvd proxy: the watch was not read for %v; watch again from the last revision that came", limit)
+		}
+	}
+}
+
+// stallLooks is how often within the time that it has a client is looked at.
+const stallLooks = 4
 
 // leave takes all watchers out of their feeds.
 func (s *watchStream) leave() {
@@ -124,6 +160,7 @@ func (s *watchStream) send() error {
 	for i, m := range queue {
 		size := m.Len()
 		queue[i] = nil
+		s.since.Store(time.Now().UnixNano())
 		if err := s.in.SendMsg(m); err != nil {
 			return err
 		}
@@ -132,6 +169,7 @@ func (s *watchStream) send() error {
 			sent = 0
 		}
 	}
+	s.since.Store(0)
 	if len(queue) == 0 {
 		s.sent(0)
 	}

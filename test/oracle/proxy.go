@@ -20,7 +20,8 @@ func between(t testing.TB, bin Binary, o *Options) (*Member, error) {
 	o.listen = "http://" + FreeAddress(t)
 	return launch(t, Binary{Name: "kvd", Path: bin.Through}, Options{
 		Name: o.Name + "-proxy", ClientURL: o.ClientURL, Proxy: "on", Under: o.Under, Connect: o.Connect, Env: o.Env,
-		Args: append(slices.DeleteFunc(slices.Clone(o.Args), ofTheMemberAlone), "--proxy-endpoints", o.listen),
+		Args: slices.Concat(slices.DeleteFunc(slices.Clone(o.Args), ofTheMemberAlone), []string{"--proxy-endpoints", o.listen},
+			strings.Fields(os.Getenv("KVD_TEST_PROXY_ARGS"))),
 	})
 }
 
