@@ -34,7 +34,7 @@ func (f *File) shrink(h *handle) error {
 		return left.Close()
 	}
 	f.shrinking.Go(func() {
-		defer left.Close() //nolint:errcheck // nothing of it is of worth
+		defer left.Close()
 		f.shrinkFile(left)
 	})
 	return nil

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/authpb"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -92,8 +94,14 @@ func endGuard(ctx context.Context, users pb.AuthClient) error {
 }
 
 // authTurns is how often authentication is switched on and off while authPut runs, so
-// that what changes on the machine does not count as what authentication costs.
-const authTurns = 6
+// that what changes on the machine does not count as what authentication costs. Puts
+// come at a fixed pace: the more come at once, the less each costs, and with
+// authentication the generator has more to do.
+const (
+	authTurns     = 6
+	authCallers   = 64
+	authPerSecond = 4000
+)
 
 // authPut puts with authentication off and on by turns.
 func authPut(ctx context.Context, st *stage) (metrics, error) {
@@ -127,7 +135,21 @@ func putAsNobody(ctx context.Context, st *stage) (metrics, error) {
 		return nil, err
 	}
 	defer closeAll()
-	return st.callers(ctx, "authput-off", conns, 64, putOp)
+	return st.callers(ctx, "authput-off", conns, authCallers, func(c caller) op { return steady(putOp(c)) })
+}
+
+// steady is an operation at the pace of one of authCallers. One that is late makes up
+// for no more than a second.
+func steady(do op) op {
+	const every = time.Second * authCallers / authPerSecond
+	next := time.Now().Add(rand.N(every))
+	return func(ctx context.Context) error {
+		time.Sleep(time.Until(next))
+		if next = next.Add(every); time.Since(next) > time.Second {
+			next = time.Now()
+		}
+		return do(ctx)
+	}
 }
 
 // putAsUser is put, with authentication on.
@@ -137,8 +159,8 @@ func putAsUser(ctx context.Context, st *stage, token string) (metrics, error) {
 		return nil, err
 	}
 	defer closeAll()
-	return st.callers(ctx, "authput", conns, 64, func(c caller) op {
-		put := putOp(c)
+	return st.callers(ctx, "authput", conns, authCallers, func(c caller) op {
+		put := steady(putOp(c))
 		return func(ctx context.Context) error { return put(metadata.AppendToOutgoingContext(ctx, "token", token)) }
 	})
 }
