@@ -74,6 +74,18 @@ func TestALeaseFromGrantToRevoke(t *testing.T) {
 	}
 }
 
+func TestLeasesThatAMemberNamesAscend(t *testing.T) {
+	leases := pb.NewLeaseClient(serve(t, newSolo(t), Options{}))
+	last := int64(0)
+	for range 300 { // more than one byte of the counter
+		granted := must(leases.LeaseGrant(t.Context(), &pb.LeaseGrantRequest{TTL: 100}))(t)
+		if granted.ID <= last {
+			t.Fatalf("lease %x is granted after %x", granted.ID, last)
+		}
+		last = granted.ID
+	}
+}
+
 func TestStatusTellsWhatKubernetesReads(t *testing.T) {
 	s := newSolo(t)
 	maintenance := pb.NewMaintenanceClient(serve(t, s, Options{}))

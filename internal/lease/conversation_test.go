@@ -161,6 +161,8 @@ func (s *scene) lead(c []string, n func(int) int64) string {
 	switch c[0] {
 	case "set": // id, seconds from the beginning
 		d.Set(ID(n(1)), s.clock.at(c[2]))
+	case "set-new": // the same
+		d.SetNew(ID(n(1)), s.clock.at(c[2]))
 	case "remove":
 		d.Remove(ID(n(1)))
 	case "demote":
