@@ -31,7 +31,8 @@ func (m *Member) loadMachine(ctx context.Context, o *Options) (err error) {
 // read by one goroutine per core.
 func (m *Member) Load(ctx context.Context, open func() (store.Reader, error)) (*state.Machine, error) {
 	began := time.Now()
-	parts, err := readParts(open)
+	hash := mvcc.NewHash()
+	parts, err := readParts(hash, open)
 	if err != nil {
 		return nil, fmt.Errorf("read the database: %w", err)
 	}
@@ -43,9 +44,11 @@ func (m *Member) Load(ctx context.Context, open func() (store.Reader, error)) (*
 		return nil, fmt.Errorf("read the database: %w", err)
 	}
 	defer reader.Close()
-	whole := mvcc.Join(parts...)
+	whole := mvcc.Join(hash, parts...)
 	var hashing sync.WaitGroup
-	hashing.Go(whole.FindByHash)
+	for i := range parts {
+		hashing.Go(func() { whole.FindByHash(i, len(parts)) })
+	}
 	machine, err := state.Load(reader, m.Store.Read, m.machine, whole)
 	hashing.Wait()
 	if err != nil {
@@ -56,7 +59,7 @@ func (m *Member) Load(ctx context.Context, open func() (store.Reader, error)) (*
 	return machine, nil
 }
 
-func readParts(open func() (store.Reader, error)) ([]*mvcc.Part, error) {
+func readParts(hash mvcc.Hash, open func() (store.Reader, error)) ([]*mvcc.Part, error) {
 	reader, err := open()
 	if err != nil {
 		return nil, err
@@ -70,7 +73,7 @@ func readParts(open func() (store.Reader, error)) ([]*mvcc.Part, error) {
 	errs := make([]error, len(parts))
 	var reading sync.WaitGroup
 	for i := range parts {
-		reading.Go(func() { parts[i], errs[i] = readPart(open, bounds[i], bounds[i+1]) })
+		reading.Go(func() { parts[i], errs[i] = readPart(hash, open, bounds[i], bounds[i+1]) })
 	}
 	reading.Wait()
 	return parts, errors.Join(errs...)
@@ -81,12 +84,12 @@ func bounds(r store.Reader) (_ []int64, err error) {
 	return mvcc.Bounds(r, runtime.GOMAXPROCS(0))
 }
 
-func readPart(open func() (store.Reader, error), from, to int64) (_ *mvcc.Part, err error) {
+func readPart(hash mvcc.Hash, open func() (store.Reader, error), from, to int64) (_ *mvcc.Part, err error) {
 	defer store.Catch(&err)
 	reader, err := open()
 	if err != nil {
 		return nil, err
 	}
 	defer reader.Close()
-	return mvcc.ReadPart(reader, from, to)
+	return mvcc.ReadPart(hash, reader, from, to)
 }

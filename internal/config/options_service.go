@@ -122,7 +122,7 @@ func featureOptions() []*option {
 		},
 		{
 			name: "compaction-sleep-interval", section: sectionFeatures, standard: "10ms",
-			help: "Time between two such batches (0 means the default).",
+			help: "Least time between two such batches; each also waits until what the one before changed is on disk (0 means the default).",
 			bind: func(c *Config) value { return duration{&c.Compaction.SleepInterval} },
 		},
 		{

@@ -11,13 +11,13 @@ import (
 const (
 	// slackBytes is how much garbage a small heap may gather between two
 	// collections: below it collecting costs more than the memory is worth. What
-	// lives counts half against it, down to leastSlackBytes.
-	slackBytes      = 288 << 20
+	// lives is taken off, down to leastSlackBytes.
+	slackBytes      = 320 << 20
 	leastSlackBytes = 160 << 20
-	paceEvery  = time.Second
-	loadingGC  = 400 // while nothing but what will live is being read
-	leastGC    = 40  // per cent of the living heap; a large one is collected sooner, for its memory
-	mostGC     = 400 // no heap is so small that it needs more
+	paceEvery       = time.Second
+	loadingGC       = 10_000 // while nothing but what will live is being read: first at some 400 MiB
+	leastGC         = 40     // per cent of the living heap; a large one is collected sooner, for its memory
+	mostGC          = 400    // no heap is so small that it needs more
 )
 
 // ownsHeap reports whether the operator has left the heap's pace to us.
@@ -59,9 +59,6 @@ func paceHeap(ctx context.Context) error {
 
 // gcPercent is the garbage to allow, in per cent of what lives.
 func gcPercent(live uint64) int {
-	slack := uint64(leastSlackBytes)
-	if half := live / 2; half < slackBytes-leastSlackBytes {
-		slack = slackBytes - half
-	}
+	slack := slackBytes - min(live, slackBytes-leastSlackBytes)
 	return int(min(max(slack*100/max(live, 1), leastGC), mostGC))
 }

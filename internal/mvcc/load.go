@@ -3,6 +3,7 @@ package mvcc
 import (
 	"cmp"
 	"fmt"
+	"hash/maphash"
 	"math"
 	"slices"
 	"sort"
@@ -15,6 +16,7 @@ import (
 // several goroutines at once, each with a reader of its own.
 type Part struct {
 	entries []*entry // by key
+	hashes  []uint64 // of the entries' keys
 	garbage []removal
 	last    int64 // newest main revision, 0 if there is none
 }
@@ -80,9 +82,16 @@ func LastRevision(r store.Reader) int64 {
 	}))
 }
 
+// Hash is what single keys are found by. All parts of a store are read with the
+// same one.
+type Hash struct{ seed maphash.Seed }
+
+// NewHash chooses one.
+func NewHash() Hash { return Hash{maphash.MakeSeed()} }
+
 // ReadPart reads the rows of main revisions from <= rev < to.
-func ReadPart(r store.Reader, from, to int64) (*Part, error) {
-	var l loader
+func ReadPart(h Hash, r store.Reader, from, to int64) (*Part, error) {
+	l := loader{hash: h}
 	var bad error
 	r.Scan(store.Key, Revision{Main: from}.Append(nil), Revision{Main: to}.Append(nil), func(k, value []byte) bool {
 		bad = l.read(k, value)
@@ -97,16 +106,11 @@ func ReadPart(r store.Reader, from, to int64) (*Part, error) {
 // loader gathers rows, to be sorted by key once all are there: that takes half
 // the time of looking every key up.
 type loader struct {
-	rows    []loaded
+	hash    Hash
+	rows    chunks
 	records slab[record]
 	entries slab[entry]
 	keys    []byte // the next keys are copied here
-}
-
-// loaded is one row on its way into the index.
-type loaded struct {
-	key    string
-	record *record
 }
 
 // slabItems are allocated at once while loading. They can only be freed
@@ -137,7 +141,7 @@ func (l *loader) read(k, value []byte) error {
 	r := l.records.next()
 	r.main, r.sub, r.dead, r.size = rev.Main, int32(rev.Sub), dead, uint32(len(value))
 	r.create, r.version, r.lease = f.create, f.version, f.lease
-	l.rows = append(l.rows, loaded{key: l.copy(f.key), record: r})
+	l.rows.add(loaded{key: l.copy(f.key), record: r})
 	return nil
 }
 
@@ -153,22 +157,20 @@ func (l *loader) copy(key []byte) string {
 
 // part sorts the rows and makes one entry of all that have the same key.
 func (l *loader) part() *Part {
-	p := &Part{entries: make([]*entry, 0, len(l.rows))}
-	if n := len(l.rows); n > 0 {
-		p.last = l.rows[n-1].record.main // rows come in the order of revisions
+	p := &Part{entries: make([]*entry, 0, l.rows.n), hashes: make([]uint64, 0, l.rows.n)}
+	if n := l.rows.n; n > 0 {
+		p.last = l.rows.at(uint32(n - 1)).record.main // rows come in the order of revisions
 	}
-	for places := inKeyOrder(l.rows); len(places) > 0; {
-		first := l.rows[places[0].row]
-		e := l.entries.next()
-		e.key = first.key
-		p.add(e, first.record)
-		same := 1
-		for same < len(places) && l.rows[places[same].row].key == e.key {
-			p.add(e, l.rows[places[same].row].record)
-			same++
+	var e *entry
+	for _, place := range l.rows.byKey() {
+		row := l.rows.at(place.row)
+		if e == nil || e.key != row.key {
+			e = l.entries.next()
+			e.key = row.key
+			p.entries = append(p.entries, e)
+			p.hashes = append(p.hashes, maphash.String(l.hash.seed, row.key))
 		}
-		p.entries = append(p.entries, e)
-		places = places[same:]
+		p.add(e, row.record)
 	}
 	return p
 }
@@ -187,17 +189,18 @@ func (p *Part) add(e *entry, r *record) {
 // Whole is all that the rows say, joined of its parts.
 type Whole struct {
 	entries []*entry // by key
+	hashes  []uint64 // of the entries' keys
 	garbage []removal
 	last    int64
 	points  *points // empty until FindByHash
 }
 
-// Join joins the parts of one store, in ascending order of revisions.
-func Join(parts ...*Part) *Whole {
+// Join joins the parts of one store, read with h, in ascending order of revisions.
+func Join(h Hash, parts ...*Part) *Whole {
 	w := &Whole{}
 	for _, p := range parts {
 		m := merger{into: map[*entry]*entry{}}
-		w.entries = m.merge(w.entries, p.entries)
+		w.entries, w.hashes = m.merge(keyed{w.entries, w.hashes}, keyed{p.entries, p.hashes})
 		for i, g := range p.garbage {
 			if e, ok := m.into[g.entry]; ok {
 				p.garbage[i].entry = e
@@ -207,16 +210,14 @@ func Join(parts ...*Part) *Whole {
 		w.last = max(w.last, p.last)
 	}
 	slices.SortStableFunc(w.garbage, func(a, b removal) int { return cmp.Compare(a.at, b.at) })
-	w.points = newPoints(len(w.entries))
+	w.points = newPoints(h, len(w.entries))
 	return w
 }
 
-// FindByHash prepares finding single keys. It must be done once before the
-// keyspace is used, and may run beside Assemble.
-func (w *Whole) FindByHash() {
-	for _, e := range w.entries {
-		w.points.add(e)
-	}
+// FindByHash prepares finding single keys: the i-th share of n. All must be done
+// before the keyspace is used; they may run at the same time, and beside Assemble.
+func (w *Whole) FindByHash(i, n int) {
+	w.points.load(w.entries, w.hashes, i*shardCount/n, (i+1)*shardCount/n)
 }
 
 // Assemble makes a keyspace of what was read. Visit is called for every living
@@ -250,26 +251,43 @@ type merger struct {
 	garbage []removal         // what follows from the joins
 }
 
-// merge joins two lists in key order; of a key in both, the older entry takes
-// over the newer one's records.
-func (m *merger) merge(older, newer []*entry) []*entry {
-	if len(older) == 0 {
-		return newer
+// keyed is entries in key order, with the hashes of their keys.
+type keyed struct {
+	entries []*entry
+	hashes  []uint64
+}
+
+// merge joins two lists; of a key in both, the older entry takes over the newer
+// one's records.
+func (m *merger) merge(older, newer keyed) ([]*entry, []uint64) {
+	if len(older.entries) == 0 {
+		return newer.entries, newer.hashes
 	}
-	merged := make([]*entry, 0, len(older)+len(newer))
-	for len(older) > 0 && len(newer) > 0 {
-		switch c := cmp.Compare(older[0].key, newer[0].key); {
+	merged := keyed{
+		make([]*entry, 0, len(older.entries)+len(newer.entries)),
+		make([]uint64, 0, len(older.entries)+len(newer.entries)),
+	}
+	for len(older.entries) > 0 && len(newer.entries) > 0 {
+		switch c := cmp.Compare(older.entries[0].key, newer.entries[0].key); {
 		case c < 0:
-			merged, older = append(merged, older[0]), older[1:]
+			merged.take(&older, 1)
 		case c > 0:
-			merged, newer = append(merged, newer[0]), newer[1:]
+			merged.take(&newer, 1)
 		default:
-			m.join(older[0], newer[0])
-			merged, older, newer = append(merged, older[0]), older[1:], newer[1:]
+			m.join(older.entries[0], newer.entries[0])
+			merged.take(&older, 1)
+			newer.entries, newer.hashes = newer.entries[1:], newer.hashes[1:]
 		}
 	}
-	merged = append(merged, older...)
-	return append(merged, newer...)
+	merged.take(&older, len(older.entries))
+	merged.take(&newer, len(newer.entries))
+	return merged.entries, merged.hashes
+}
+
+// take moves the first n of others to the end.
+func (k *keyed) take(others *keyed, n int) {
+	k.entries, k.hashes = append(k.entries, others.entries[:n]...), append(k.hashes, others.hashes[:n]...)
+	others.entries, others.hashes = others.entries[n:], others.hashes[n:]
 }
 
 func (m *merger) join(a, b *entry) {
@@ -312,11 +330,12 @@ func (k *Keyspace) loadCompaction(meta store.Reader) error {
 
 // Load reads a whole keyspace with one reader.
 func Load(o Options, rows Rows, r store.Reader, visit func(key string, lease int64)) (*Keyspace, error) {
-	part, err := ReadPart(r, 0, math.MaxInt64)
+	h := NewHash()
+	part, err := ReadPart(h, r, 0, math.MaxInt64)
 	if err != nil {
 		return nil, err
 	}
-	w := Join(part)
-	w.FindByHash()
+	w := Join(h, part)
+	w.FindByHash(0, 1)
 	return Assemble(o, rows, r, visit, w)
 }

@@ -34,12 +34,12 @@ type shard struct {
 var gone = &entry{}
 
 // newPoints makes room for n entries.
-func newPoints(n int) *points {
+func newPoints(h Hash, n int) *points {
 	slots := leastSlots
 	for slots*shardCount*5 < n*8 { // as shards differ a little in what they hold
 		slots *= 2
 	}
-	p := &points{seed: maphash.MakeSeed()}
+	p := &points{seed: h.seed}
 	for i := range p.shards {
 		p.shards[i].Store(newShard(slots))
 	}
@@ -51,8 +51,35 @@ func newShard(slots int) *shard {
 }
 
 func (p *points) hash(key []byte) (shard int, tag uint32, at uint64) {
-	h := maphash.Bytes(p.seed, key)
+	return cut(maphash.Bytes(p.seed, key))
+}
+
+func cut(h uint64) (shard int, tag uint32, at uint64) {
 	return int(h >> (64 - shardBits)), uint32(h >> 24), h
+}
+
+// load takes in the entries whose shards are from <= shard < to. It goes from shard
+// to shard, each of which fits the processor's cache.
+func (p *points) load(entries []*entry, hashes []uint64, from, to int) {
+	var ends [shardCount]int // of each shard's numbers
+	for _, h := range hashes {
+		i, _, _ := cut(h)
+		ends[i]++
+	}
+	n := 0
+	for i := from; i < to; i++ {
+		n, ends[i] = n+ends[i], n
+	}
+	numbers := make([]uint32, n)
+	for number, h := range hashes {
+		if i, _, _ := cut(h); i >= from && i < to {
+			numbers[ends[i]] = uint32(number)
+			ends[i]++
+		}
+	}
+	for _, number := range numbers {
+		p.put(entries[number], hashes[number])
+	}
 }
 
 // find returns the entry of key, nil if there is none. Any goroutine.
@@ -75,8 +102,10 @@ func (s *shard) find(key []byte, tag uint32, at uint64) *entry {
 }
 
 // add takes in an entry whose key is not there.
-func (p *points) add(e *entry) {
-	i, tag, at := p.hash([]byte(e.key))
+func (p *points) add(e *entry) { p.put(e, maphash.String(p.seed, e.key)) }
+
+func (p *points) put(e *entry, hash uint64) {
+	i, tag, at := cut(hash)
 	s := p.shards[i].Load()
 	if (s.used+1)*4 > len(s.slots)*3 {
 		s = p.grow(s)

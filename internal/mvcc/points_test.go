@@ -11,7 +11,7 @@ func TestPointsFindWhatIsThereAndNothingElse(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
-	p, twin := newPoints(0), map[string]*entry{}
+	p, twin := newPoints(NewHash(), 0), map[string]*entry{}
 	for range 100_000 {
 		key := fmt.Sprint("key/", r.IntN(5000))
 		e := p.find([]byte(key))
@@ -29,7 +29,7 @@ func TestPointsFindWhatIsThereAndNothingElse(t *testing.T) {
 }
 
 func TestPointsAreReadWhileTheyChange(t *testing.T) {
-	p := newPoints(0)
+	p := newPoints(NewHash(), 0)
 	stays := &entry{key: "stays"}
 	p.add(stays)
 	done := make(chan struct{})

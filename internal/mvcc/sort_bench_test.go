@@ -22,10 +22,14 @@ func BenchmarkSort(b *testing.B) {
 		r.Shuffle(len(some), func(i, j int) { some[i], some[j] = some[j], some[i] })
 	}
 	r.Shuffle(n, func(i, j int) { any[i], any[j] = any[j], any[i] })
-	for name, rows := range map[string][]loaded{"near": near, "any": any} {
+	for name, all := range map[string][]loaded{"near": near, "any": any} {
+		var rows chunks
+		for _, row := range all {
+			rows.add(row)
+		}
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				inKeyOrder(rows)
+				rows.byKey()
 			}
 		})
 	}

@@ -200,18 +200,21 @@ func (p *pair) load() {
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	hash := mvcc.NewHash()
 	var parts []*mvcc.Part
 	for i := range len(bounds) - 1 {
-		part, err := mvcc.ReadPart(reader, bounds[i], bounds[i+1])
+		part, err := mvcc.ReadPart(hash, reader, bounds[i], bounds[i+1])
 		if err != nil {
 			p.t.Fatal(err)
 		}
 		parts = append(parts, part)
 	}
 	o := mvcc.Options{CacheBytes: int64(p.rand.IntN(2000)) + 1}
-	whole := mvcc.Join(parts...)
+	whole := mvcc.Join(hash, parts...)
 	var hashing sync.WaitGroup
-	hashing.Go(whole.FindByHash)
+	for i := range parts {
+		hashing.Go(func() { whole.FindByHash(i, len(parts)) })
+	}
 	p.keys, err = mvcc.Assemble(o, p.disk.Read, reader, func(string, int64) {}, whole)
 	hashing.Wait()
 	if err != nil {

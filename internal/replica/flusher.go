@@ -27,7 +27,7 @@ type flusher struct {
 	ended chan struct{}
 	// revision is the newest revision whose rows are all in the store.
 	revision      atomic.Int64
-	defragmenting chan struct{} // holds who defragments: one at a time
+	defragmenting chan struct{}   // holds who defragments: one at a time
 	stopping      context.Context // ends when tasks are to give up
 	giveUp        context.CancelFunc
 

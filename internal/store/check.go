@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"runtime/debug"
 
 	"golang.org/x/sys/unix"
@@ -47,7 +48,7 @@ func checkFile(ctx context.Context, file *os.File, path string) error {
 		if err != nil {
 			return err
 		}
-		w.mapped = true
+		w.mapped, w.helpers = true, runtime.GOMAXPROCS(0) // nobody else has anything to do yet
 		return w.file()
 	})
 }

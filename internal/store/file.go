@@ -17,6 +17,11 @@ import (
 // and hardly ever changed.
 const keyFill = 0.9
 
+// listedFrom is the size from which on a file is closed with a list of its free
+// pages, in bytes. Without one, as after a crash, who opens it walks over all that
+// is in use: a tenth of a start with a large file, and nothing with a small one.
+const listedFrom = 64 << 20
+
 // File is a store in one bbolt file. Commit, Replace, Defragment and what Rewrite
 // says are for one goroutine at a time, the committer; all else may be called from
 // any.
@@ -256,7 +261,7 @@ func abandon(tx *bolt.Tx) {
 }
 
 // Close refuses new readers. The file itself is closed, and its lock let go,
-// when the last open reader is.
+// when the last open reader is. Nobody may be committing.
 func (f *File) Close() error {
 	f.mu.Lock()
 	h := f.live
@@ -264,6 +269,9 @@ func (f *File) Close() error {
 	f.mu.Unlock()
 	if h == nil {
 		return nil
+	}
+	if !f.options.ReadOnly && f.dead == nil && f.Size() >= listedFrom {
+		h.list() //nolint:errcheck // on a full disk, say: the file is whole without it
 	}
 	close(f.closed)
 	err := h.release()

@@ -356,3 +356,64 @@ func TestCheckPassesWhileCommitsGoOn(t *testing.T) {
 		t.Errorf("a check that was cancelled: %v", err)
 	}
 }
+
+func TestCloseLeavesAListOfFreePagesInALargeFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	listed := func() bool {
+		t.Helper()
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := newWalk(t.Context(), data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w.free != noFreelist
+	}
+	f := open(t, path)
+	fill(t, f, 1, 100)
+	if err := f.Close(); err != nil || listed() {
+		t.Fatalf("a small file is closed with a list: %v (error %v)", listed(), err)
+	}
+	f = open(t, path)
+	var large, less Batch
+	for i := range listedFrom >> 20 {
+		large.Put(Lease, revision(i), make([]byte, 1<<20))
+		if i%2 == 0 {
+			less.Delete(Lease, revision(i))
+		}
+	}
+	for _, b := range []*Batch{&large, &less} {
+		if err := f.Commit(Stamp{Index: 200, Term: 2}, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	free := f.Size() - f.InUse()
+	if listed() {
+		t.Error("a commit writes the list")
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !listed() {
+		t.Fatal("a large file is closed without a list")
+	}
+	f = open(t, path) // its check refuses a list that names a page in use
+	defer f.Close()
+	if again := f.Size() - f.InUse(); again < free/10*9 || free < listedFrom/3 {
+		t.Errorf("%d bytes are free, %d after opening again", free, again)
+	}
+	fill(t, f, 101, 100)
+	if listed() {
+		t.Error("a commit leaves a list behind that is not true any more")
+	}
+	r, err := f.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if n := count(t, r); n != 200 {
+		t.Errorf("%d rows of 200", n)
+	}
+}

@@ -51,6 +51,23 @@ func (h *handle) trim() error {
 	return errors.Join(tx.Rollback(), h.file.Truncate(size), h.file.Sync())
 }
 
+// list writes the list of free pages, which commits leave out. The next commit
+// leaves it out again.
+func (h *handle) list() (err error) {
+	h.db.NoFreelistSync = false
+	tx, err := h.db.Begin(true)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the file is damaged: %v", p)
+			abandon(tx)
+		}
+	}()
+	return tx.Commit()
+}
+
 // swap makes fresh the live handle and returns the one before.
 func (f *File) swap(fresh *handle) (old *handle) {
 	f.mu.Lock()

@@ -6,6 +6,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,6 +45,7 @@ func flawed(format string, args ...any) error { return &flaw{fmt.Sprintf(format,
 
 // walk reads the pages of a file by itself and trusts none of them.
 type walk struct {
+	helpers  int // goroutines that read at the same time; 0 is as 1
 	ctx      context.Context
 	data     []byte // at least up to high
 	mapped   bool   // data is a file
@@ -51,7 +55,7 @@ type walk struct {
 	free     uint64 // the page of the free list; noFreelist when there is none
 	tx       uint64
 
-	seen  []uint64 // a bit for each page met
+	seen  []uint64 // a bit for each page met; all helpers'
 	pages int
 }
 
@@ -177,9 +181,7 @@ func (w *walk) pause() error {
 // meet reports whether the page was not met before.
 func (w *walk) meet(id uint64) bool {
 	bit := uint64(1) << (id % 64)
-	met := w.seen[id/64]&bit != 0
-	w.seen[id/64] |= bit
-	return !met
+	return atomic.OrUint64(&w.seen[id/64], bit)&bit == 0
 }
 
 func (w *walk) branch(id uint64, page []byte, in bounds, depth int) error {
@@ -187,28 +189,75 @@ func (w *walk) branch(id uint64, page []byte, in bounds, depth int) error {
 	if rows == 0 {
 		return flawed("page %d: a branch without children", id)
 	}
-	var child uint64
-	var key []byte
+	var before []byte
 	for i := range rows {
 		row, err := element(id, page, i)
 		if err != nil {
 			return err
 		}
-		next, ok := slice(row, 0, order.Uint32(row), order.Uint32(row[4:]), 0)
+		key, ok := slice(row, 0, order.Uint32(row), order.Uint32(row[4:]), 0)
 		if !ok {
 			return flawed("page %d: the key of row %d lies outside the page", id, i)
 		}
-		if err := in.check(id, i, key, next); err != nil {
+		if err := in.check(id, i, before, key); err != nil {
 			return err
 		}
-		if i > 0 {
-			if err := w.tree(child, bounds{key, next}, depth+1); err != nil {
+		before = key
+	}
+	return w.share(rows, func(w *walk, i int) error {
+		child, from := branchRow(page, i)
+		to := in.to
+		if i+1 < rows {
+			_, to = branchRow(page, i+1)
+		}
+		return w.tree(child, bounds{from, to}, depth+1)
+	})
+}
+
+// branchRow reads a row of a branch that has been checked.
+func branchRow(page []byte, i int) (child uint64, key []byte) {
+	row := page[headerBytes+i*rowBytes:]
+	at := order.Uint32(row)
+	return order.Uint64(row[8:]), row[at : at+order.Uint32(row[4:])]
+}
+
+// shareFrom is how many children a page has that helpers share.
+const shareFrom = 32
+
+// share does something for all of n children, with the helpers if there are many.
+// Of several flaws it returns the one of the first helper that met any.
+func (w *walk) share(n int, do func(w *walk, child int) error) error {
+	if w.helpers <= 1 || n < shareFrom {
+		for i := range n {
+			if err := do(w, i); err != nil {
 				return err
 			}
 		}
-		child, key = order.Uint64(row[8:]), next
+		return nil
 	}
-	return w.tree(child, bounds{key, in.to}, depth+1)
+	errs, panics := make([]error, w.helpers), make([]any, w.helpers)
+	var helping sync.WaitGroup
+	for k := range w.helpers {
+		helping.Go(func() {
+			defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // it is each goroutine's own
+			defer func() { panics[k] = recover() }()
+			helper := *w
+			helper.helpers, helper.pages = 1, 0
+			for i := n * k / w.helpers; i < n*(k+1)/w.helpers && errs[k] == nil; i++ {
+				errs[k] = do(&helper, i)
+			}
+		})
+	}
+	helping.Wait()
+	for k := range errs {
+		if panics[k] != nil {
+			panic(panics[k]) // a page that the disk does not give: whoever called knows
+		}
+		if errs[k] != nil {
+			return errs[k]
+		}
+	}
+	return nil
 }
 
 func (w *walk) leaf(id uint64, page []byte, in bounds, depth int) error {
