@@ -140,6 +140,9 @@ func (f *facts) validate(c Change, maxLearners int) error {
 		if c.Type == raftpb.ConfChangeUpdateNode && f.urlTaken(c) {
 			return ErrURLExists
 		}
+		if c.Type == raftpb.ConfChangeRemoveNode && !m.Learner && len(f.members)-f.learners() == 1 {
+			return fmt.Errorf("it is the last voter: %w", ErrNotEnoughStarted) // raft would end every member, at each start
+		}
 	}
 	return nil
 }

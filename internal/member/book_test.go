@@ -208,6 +208,22 @@ func TestValidateKnowsEveryRefusal(t *testing.T) {
 	}
 }
 
+func TestTheLastVoterStays(t *testing.T) {
+	s := &scene{t: t, mem: store.NewMem()}
+	s.reload()
+	for _, c := range []string{"add 1 a", "add 2 b", "add-learner 4 d", "remove 2"} {
+		if out := s.answer(strings.Fields(c)); out != "" {
+			t.Fatal(out)
+		}
+	}
+	if err := s.book.Validate(Change{Type: raftpb.ConfChangeRemoveNode, ID: 1}, 1); !errors.Is(err, ErrNotEnoughStarted) {
+		t.Errorf("the last voter is removed: %v", err)
+	}
+	if err := s.book.Validate(Change{Type: raftpb.ConfChangeRemoveNode, ID: 4}, 1); err != nil {
+		t.Errorf("the learner is not: %v", err)
+	}
+}
+
 func TestDamagedRowsAreNamed(t *testing.T) {
 	for want, r := range map[string]struct {
 		bucket     store.Bucket
