@@ -132,10 +132,9 @@ func TestAStreamThatIsNotReadIsEnded(t *testing.T) {
 	p, conn := startProxy(t, Options{WatchBuffer: 4 << 10, WatchStall: 2 * time.Second}, startFake(t, h))
 	read, unread := watchK(t, conn, 0), watchK(t, conn, 0)
 	value := string(make([]byte, 100<<10))
-	for range 300 { // more than flow control lets through
-		h.put("k", value)
+	for range 300 { // more than flow control lets through, each a message of its own
+		read.until(h.put("k", value))
 	}
-	read.until(301)
 	eventually(t, "the stream is ended", func() bool {
 		p.watches.streams.Lock()
 		defer p.watches.streams.Unlock()

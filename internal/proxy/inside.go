@@ -26,7 +26,7 @@ func (l local) Invoke(ctx context.Context, name string, args, reply any, opts ..
 		return errReadOnly
 	}
 	if m.kind != unary {
-		return direct{l.proxy}.Invoke(ctx, name, args, reply, opts...)
+		return direct(l).Invoke(ctx, name, args, reply, opts...)
 	}
 	data, err := codec{}.Marshal(args)
 	if err != nil {
@@ -38,6 +38,11 @@ func (l local) Invoke(ctx context.Context, name string, args, reply any, opts ..
 	if err != nil {
 		return err
 	}
+	for _, o := range opts {
+		if header, ok := o.(grpc.HeaderCallOption); ok {
+			*header.HeaderAddr = plainHeader()
+		}
+	}
 	data, err = codec{}.Marshal(answer)
 	if err == nil {
 		defer data.Free()
@@ -48,6 +53,9 @@ func (l local) Invoke(ctx context.Context, name string, args, reply any, opts ..
 	}
 	return nil
 }
+
+// plainHeader is what a member says before an answer.
+func plainHeader() metadata.MD { return metadata.Pairs("content-type", "application/grpc") }
 
 // asCaller makes the metadata that a caller sends those that it is heard with.
 func asCaller(ctx context.Context) context.Context {
@@ -104,12 +112,13 @@ func (s pipeOut) Context() context.Context { return s.ctx }
 func (s pipeOut) Header() (metadata.MD, error) {
 	select {
 	case <-s.began:
-	case <-s.over:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return metadata.Join(plainHeader(), s.header), nil
+	case <-s.over: // without an answer
 	case <-s.ctx.Done():
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.header, nil
+	return nil, nil
 }
 
 func (s pipeOut) Trailer() metadata.MD {

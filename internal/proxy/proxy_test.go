@@ -9,6 +9,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
@@ -304,12 +305,41 @@ func TestASlowReaderMissesNothingAndHoldsNobodyUp(t *testing.T) {
 // grows here.
 func TestWhoDoesNotReadIsNotHeard(t *testing.T) {
 	const buffer = 4 << 10
-	p, conn := startProxy(t, Options{WatchBuffer: buffer}, startFake(t, newHistory()))
+	h := newHistory()
+	p, conn := startProxy(t, Options{WatchBuffer: buffer}, startFake(t, h))
 	ctx, cancel := context.WithCancel(t.Context())
-	stream, err := pb.NewWatchClient(conn).Watch(ctx)
+	narrow, err := grpc.NewClient(conn.Target(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithStaticStreamWindowSize(64<<10), grpc.WithStaticConnWindowSize(64<<10)) // which does not grow: less has to come
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer narrow.Close()
+	stream, err := pb.NewWatchClient(narrow).Watch(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	largest := func() (most int) {
+		p.watches.streams.Lock()
+		defer p.watches.streams.Unlock()
+		for s := range p.watches.open {
+			s.mu.Lock()
+			most = max(most, s.bytes)
+			s.mu.Unlock()
+		}
+		return most
+	}
+	// Two events take most of what is sent to who does not read.
+	if err := stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{Key: []byte("k"), WatchId: 1}}}); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := stream.Recv(); err != nil || !r.Created {
+		t.Fatal(r, err)
+	}
+	reader := watchK(t, conn, 0)
+	for range 2 {
+		reader.until(h.put("k", string(make([]byte, 60<<10))))
+	}
+	eventually(t, "they are sent", func() bool { return largest() == 0 })
 	asked := make(chan error, 1)
 	go func() { // two requests make three answers of 30 bytes or so, and none is read
 		for {
@@ -324,16 +354,6 @@ func TestWhoDoesNotReadIsNotHeard(t *testing.T) {
 			}
 		}
 	}()
-	largest := func() (most int) {
-		p.watches.streams.Lock()
-		defer p.watches.streams.Unlock()
-		for s := range p.watches.open {
-			s.mu.Lock()
-			most = max(most, s.bytes)
-			s.mu.Unlock()
-		}
-		return most
-	}
 	eventually(t, "answers fill what may wait for them", func() bool { return largest() >= buffer })
 	for range 300 {
 		if n := largest(); n > buffer+512 {

@@ -159,7 +159,7 @@ func TestLeasingIsTheGRPCProxys(t *testing.T) {
 	if err := theirs.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { theirs.Process.Kill(); theirs.Wait() }) //nolint:errcheck // it is killed
+	t.Cleanup(func() { theirs.Process.Kill(); theirs.Wait() })
 	_, ours := leasingProxy(t, m, "proxy")
 	etcds := (&library{}).connect(t, "http://"+address)
 	if err := settles(t, func() error { _, err := etcds.Get(bounded(t), "k"); return err }); err != nil {
