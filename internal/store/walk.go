@@ -55,8 +55,8 @@ type walk struct {
 	free     uint64 // the page of the free list; noFreelist when there is none
 	tx       uint64
 
-	seen  []uint64 // a bit for each page met; all helpers'
-	pages int
+	seen  []uint64      // a bit for each page met; all helpers'
+	pages *atomic.Int64 // read; all helpers'
 }
 
 // newWalk finds the newer of the two meta pages.
@@ -108,7 +108,7 @@ func (w *walk) file() error {
 	if need := w.high * uint64(w.pageSize); need > uint64(len(w.data)) {
 		return flawed("it was cut short: %d bytes of %d", len(w.data), need)
 	}
-	w.seen = make([]uint64, w.high/64+1)
+	w.seen, w.pages = make([]uint64, w.high/64+1), new(atomic.Int64)
 	if err := w.tree(w.root, bounds{}, 0); err != nil {
 		return err
 	}
@@ -142,8 +142,8 @@ func (w *walk) tree(id uint64, in bounds, depth int) error {
 
 // page returns the page with its overflow, and notes that it was met.
 func (w *walk) page(id uint64) ([]byte, error) {
-	if w.pages++; w.pages%1024 == 0 {
-		if err := w.pause(); err != nil {
+	if read := w.pages.Add(1); read%1024 == 0 {
+		if err := w.pause(read); err != nil {
 			return nil, err
 		}
 	}
@@ -169,8 +169,8 @@ func (w *walk) page(id uint64) ([]byte, error) {
 
 // pause lets go of what was read, so that a file of any size takes little of the
 // memory, and looks whether to go on.
-func (w *walk) pause() error {
-	if w.mapped && w.pages%letGo == 0 {
+func (w *walk) pause(read int64) error {
+	if w.mapped && read%letGo == 0 {
 		if err := unix.Madvise(w.data, unix.MADV_DONTNEED); err != nil {
 			return fmt.Errorf("madvise: %w", err)
 		}
@@ -242,7 +242,7 @@ func (w *walk) share(n int, do func(w *walk, child int) error) error {
 			defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // it is each goroutine's own
 			defer func() { panics[k] = recover() }()
 			helper := *w
-			helper.helpers, helper.pages = 1, 0
+			helper.helpers = 1
 			for i := n * k / w.helpers; i < n*(k+1)/w.helpers && errs[k] == nil; i++ {
 				errs[k] = do(&helper, i)
 			}
