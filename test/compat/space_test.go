@@ -11,6 +11,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 
 	"kvd/test/oracle"
 )
@@ -185,7 +186,7 @@ func TestAFullClusterServesAgainWhenThereIsSpace(t *testing.T) {
 
 func clientTo(t *testing.T, m *oracle.Member) *clientv3.Client {
 	t.Helper()
-	c, err := clientv3.New(clientv3.Config{Endpoints: []string{m.ClientURL}})
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{m.ClientURL}, Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}
