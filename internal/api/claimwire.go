@@ -1,6 +1,8 @@
 package api
 
 import (
+	"errors"
+
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"kvd/internal/state"
@@ -150,6 +152,8 @@ func (f wireField) leader(to **leadership) error {
 	})
 }
 
+var errFieldNumber = errors.New("no field has this number")
+
 // scan passes the fields of a message to take.
 func scan(b []byte, take func(wireField) error) error {
 	for len(b) > 0 {
@@ -158,6 +162,9 @@ func scan(b []byte, take func(wireField) error) error {
 		f.num, f.kind, n = protowire.ConsumeTag(b)
 		if n < 0 {
 			return protowire.ParseError(n)
+		}
+		if f.num > protowire.MaxValidNumber { // as package proto, which would take it for no field either
+			return errFieldNumber
 		}
 		b = b[n:]
 		switch f.kind {
