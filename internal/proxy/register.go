@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"time"
 
@@ -108,7 +109,7 @@ func renewOnce(ctx context.Context, leases pb.LeaseClient, id int64, limit time.
 	if err != nil {
 		return err
 	}
-	if err := s.Send(&pb.LeaseKeepAliveRequest{ID: id}); err != nil {
+	if err := s.Send(&pb.LeaseKeepAliveRequest{ID: id}); err != nil && !errors.Is(err, io.EOF) { // which says only that Recv tells the reason
 		return err
 	}
 	answer, err := s.Recv()

@@ -3,7 +3,9 @@ package compat
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -108,7 +110,7 @@ func (s *side) renewOnce(md metadata.MD, req *pb.LeaseKeepAliveRequest) answer {
 	if err == nil {
 		err = stream.Send(req)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, io.EOF) { // which says only that Recv tells the reason
 		return failed(err)
 	}
 	resp, err := stream.Recv()
@@ -140,7 +142,7 @@ func (s *side) watchOnce(md metadata.MD, req *pb.WatchRequest) answer {
 	if err == nil {
 		err = stream.Send(req)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, io.EOF) { // which says only that Recv tells the reason
 		return failed(err)
 	}
 	resp, err := stream.Recv()

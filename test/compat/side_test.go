@@ -138,7 +138,7 @@ func (s *side) keepAlive(req *pb.LeaseKeepAliveRequest) answer {
 		}
 		s.alive = stream
 	}
-	if err := s.alive.Send(req); err != nil {
+	if err := s.alive.Send(req); err != nil && !errors.Is(err, io.EOF) { // which says only that Recv tells the reason
 		s.alive = nil
 		return failed(err)
 	}
