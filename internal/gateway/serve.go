@@ -16,7 +16,7 @@ const (
 	headerBytes   = 1 << 20
 	bodyBytes     = 8 << 20 // of a request; nothing that a Gateway serves reads a long one
 	idleTimeout   = 10 * time.Minute
-	grace         = time.Second // for requests to finish at the end
+	grace         = time.Second // for requests to come and to finish, each, at the end
 )
 
 // Serve serves handler on the listeners until ctx ends, and returns when all
@@ -33,6 +33,8 @@ func Serve(ctx context.Context, handler http.Handler, prepare func(*http.Server)
 	if prepare != nil {
 		prepare(server)
 	}
+	fresh := &newcomers{conns: map[net.Conn]bool{}, fewer: make(chan struct{}, 1)}
+	fresh.follow(server)
 	failed := make(chan error, len(listeners))
 	var serving sync.WaitGroup
 	for _, l := range listeners {
@@ -47,6 +49,7 @@ func Serve(ctx context.Context, handler http.Handler, prepare func(*http.Server)
 	case <-ctx.Done():
 	case err = <-failed:
 	}
+	fresh.wait(grace)
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
 	if server.Shutdown(last) != nil {
