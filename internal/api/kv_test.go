@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -208,7 +209,7 @@ func TestMalformedAndOversizedRequestsAreRefused(t *testing.T) {
 
 func TestMetadataIsLookedAt(t *testing.T) {
 	s := newSolo(t)
-	conn := serve(t, s, Options{})
+	conn := serve(t, s, Options{Election: 10 * time.Millisecond})
 	kv := pb.NewKVClient(conn)
 	needing := metadata.AppendToOutgoingContext(t.Context(), "hasleader", "true", "client-api-version", "3.7")
 	get := &pb.RangeRequest{Key: []byte("k"), Serializable: true}

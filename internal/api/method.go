@@ -52,8 +52,8 @@ func (m *method) admit(ctx context.Context, kind string, request any) (led bool,
 	}
 	m.api.metrics.client(kind, version)
 	if v := metadata.ValueFromIncomingContext(ctx, leaderKey); len(v) > 0 && v[0] == "true" {
-		if m.api.leaderless() {
-			return true, errNoLeader
+		if err := m.api.awaitLeader(ctx); err != nil {
+			return true, err
 		}
 		led = true
 	}

@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 )
 
 // Sizes of gRPC's buffers. Windows that are set turn off gRPC's estimation of
@@ -124,6 +125,25 @@ func (a *API) watchMember(ctx context.Context) {
 }
 
 func (a *API) leaderless() bool { return a.member.Status().Leader == 0 }
+
+// awaitLeader returns once a leader is known; without one it fails after an
+// election timeout. etcd fails at once. But where leadership is handed over there
+// is none for some milliseconds, just when the clients of a member that stops turn
+// to the others, and etcd's client ends a watch for ever when it hears this.
+func (a *API) awaitLeader(ctx context.Context) error {
+	for waited, pause := time.Duration(0), time.Millisecond; a.leaderless(); pause = min(2*pause, 100*time.Millisecond) {
+		if waited >= a.o.Election {
+			return errNoLeader
+		}
+		select {
+		case <-ctx.Done():
+			return status.FromContextError(ctx.Err()).Err()
+		case <-time.After(pause):
+			waited += pause
+		}
+	}
+	return nil
+}
 
 // streams are the calls that the server may have to end itself. The zero value
 // is ready.

@@ -220,6 +220,25 @@ func TestStreamsEndWhenTheirLeaderIsLost(t *testing.T) {
 	refuses(t, err, codes.Unavailable, "etcdserver: no leader")
 }
 
+// Where leadership is handed over there is no leader for a moment.
+func TestWhoNeedsALeaderWaitsForTheNext(t *testing.T) {
+	s := newSolo(t)
+	conn := serve(t, s, Options{Election: 10 * time.Second})
+	needing := metadata.AppendToOutgoingContext(t.Context(), "hasleader", "true")
+	leader := s.leader.Swap(0)
+	time.AfterFunc(50*time.Millisecond, func() { s.leader.Store(leader) })
+	watch := must(pb.NewWatchClient(conn).Watch(needing))(t)
+	if err := watch.Send(watchRequest("k", "")); err != nil {
+		t.Fatal(err)
+	}
+	if got := must(watch.Recv())(t); !got.Created {
+		t.Errorf("got %v", got)
+	}
+	s.leader.Store(0)
+	time.AfterFunc(50*time.Millisecond, func() { s.leader.Store(leader) })
+	must(pb.NewKVClient(conn).Range(needing, &pb.RangeRequest{Key: []byte("k"), Serializable: true}))(t)
+}
+
 func TestStoppingEndsStreamsAtOnce(t *testing.T) {
 	s := newSolo(t)
 	conn, a := serving(t, s, Options{Grace: time.Hour})
