@@ -58,9 +58,12 @@ func (m *running) linger(ctx context.Context) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, removalGrace)
 	defer cancel()
-	if err := m.replica.Transfer(ctx, voters[0]); err == nil {
-		m.log.Info("handed leadership over", "to", voters[0].String())
+	if err := m.replica.Transfer(ctx, voters[0]); err != nil {
+		m.log.Warn("removed, but the one voter that is left does not take over; waiting for it",
+			"remote-peer-id", voters[0].String(), "at-most", lingering, "error", err)
+		return true
 	}
+	m.log.Info("handed leadership over", "to", voters[0].String())
 	return true
 }
 

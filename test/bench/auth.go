@@ -94,20 +94,25 @@ func endGuard(ctx context.Context, users pb.AuthClient) error {
 }
 
 // authTurns is how often authentication is switched on and off while authPut runs, so
-// that what changes on the machine does not count as what authentication costs. Puts
-// come at a fixed pace: the more come at once, the less each costs, and with
-// authentication the generator has more to do.
+// that what changes on the machine does not count as what authentication costs.
 const (
-	authTurns     = 6
-	authCallers   = 64
-	authPerSecond = 4000
+	authTurns   = 6
+	authCallers = 64
 )
 
-// authPut puts with authentication off and on by turns.
-func authPut(ctx context.Context, st *stage) (metrics, error) {
+// authPut is puts with authentication off and on by turns, from authCallers. With a
+// pace they come so many a second: the more come at once, the less each costs, and
+// with authentication the generator has more to do. Without one, which is 0, they
+// come as fast as they are answered.
+type authPut struct {
+	name      string
+	perSecond int
+}
+
+func (a authPut) run(ctx context.Context, st *stage) (metrics, error) {
 	part := *st
 	part.duration, part.warm = st.duration/2, st.warm/2
-	works := []func(context.Context, *stage) (metrics, error){putAsNobody, guarded(putAsUser)}
+	works := []func(context.Context, *stage) (metrics, error){a.asNobody, guarded(a.asUser)}
 	var ops, cpu [2]float64
 	var m metrics
 	for turn := range 2 * authTurns {
@@ -128,20 +133,22 @@ func authPut(ctx context.Context, st *stage) (metrics, error) {
 	return m, nil
 }
 
-// putAsNobody is put, with authentication off.
-func putAsNobody(ctx context.Context, st *stage) (metrics, error) {
+func (a authPut) asNobody(ctx context.Context, st *stage) (metrics, error) {
 	conns, closeAll, err := dialMany(st.process.addr, 8)
 	if err != nil {
 		return nil, err
 	}
 	defer closeAll()
-	return st.callers(ctx, "authput-off", conns, authCallers, func(c caller) op { return steady(putOp(c)) })
+	return st.callers(ctx, a.name+"-off", conns, authCallers, func(c caller) op { return a.paced(putOp(c)) })
 }
 
-// steady is an operation at the pace of one of authCallers. One that is late makes up
+// paced is an operation at the pace of one of authCallers. One that is late makes up
 // for no more than a second.
-func steady(do op) op {
-	const every = time.Second * authCallers / authPerSecond
+func (a authPut) paced(do op) op {
+	if a.perSecond == 0 {
+		return do
+	}
+	every := time.Second * authCallers / time.Duration(a.perSecond)
 	next := time.Now().Add(rand.N(every))
 	return func(ctx context.Context) error {
 		time.Sleep(time.Until(next))
@@ -152,15 +159,14 @@ func steady(do op) op {
 	}
 }
 
-// putAsUser is put, with authentication on.
-func putAsUser(ctx context.Context, st *stage, token string) (metrics, error) {
+func (a authPut) asUser(ctx context.Context, st *stage, token string) (metrics, error) {
 	conns, closeAll, err := dialMany(st.process.addr, 8)
 	if err != nil {
 		return nil, err
 	}
 	defer closeAll()
-	return st.callers(ctx, "authput", conns, authCallers, func(c caller) op {
-		put := steady(putOp(c))
+	return st.callers(ctx, a.name, conns, authCallers, func(c caller) op {
+		put := a.paced(putOp(c))
 		return func(ctx context.Context) error { return put(metadata.AppendToOutgoingContext(ctx, "token", token)) }
 	})
 }

@@ -39,7 +39,8 @@ func workloads() []workload {
 		callers("update", "Kubernetes update (Range, then Txn), 64 callers", 64, 8, updateOp),
 		{"watch", "Watch, 100 watchers, 500 puts/s", watchPaced},
 		{"watchflood", "Watch, 100 watchers, puts unpaced", watchFlood},
-		{"authput", "Put 256 B with authentication on, 64 callers", authPut},
+		{"authput", "4,000 puts a second with authentication on, 64 callers", authPut{"authput", 4000}.run},
+		{"authputmax", "Put 256 B with authentication on, 64 callers", authPut{"authputmax", 0}.run},
 		{"login", "Authenticate, 64 callers", guarded(login)},
 		{"gateway", "JSON gateway: Put 256 B, 64 callers", gatewayPut},
 		{"keepalive", "10,000 keep-alives a second, as etcd's clients send them", keepBursts},
@@ -54,7 +55,7 @@ func workloads() []workload {
 // which knows no user, no HTTP/1, no TLS, and not all that etcd's client sends.
 func beyondLimit(w workload) bool {
 	return strings.HasPrefix(w.name, "tool") ||
-		slices.Contains([]string{"gateway", "tlsput", "authput", "login"}, w.name)
+		slices.Contains([]string{"gateway", "tlsput", "authput", "authputmax", "login"}, w.name)
 }
 
 // unary calls one method again and again with one request's memory.

@@ -135,6 +135,8 @@ func lines() []line {
 		{"", "events", "watchflood", opsPerSecond, none},
 		{"4,000 puts a second with authentication on, 64 callers", "server CPU per op", "authput", cpuPerOp, none},
 		{"", "CPU per op, over that with authentication off", "authput", cpuOfOff, ownAtMost(1.1)},
+		{"Puts as fast as they are answered with authentication on, 64 callers", "server CPU per op", "authputmax", cpuPerOp, none},
+		{"", "CPU per op, over that with authentication off", "authputmax", cpuOfOff, ownAtMost(1.1)},
 		{"Authenticate, 64 callers", "throughput", "login", opsPerSecond, atLeast(3)},
 		{"", "server CPU per op", "login", cpuPerOp, none},
 		{"JSON gateway: Put 256 B, 64 callers", "server CPU per op", "gateway", cpuPerOp, atMost(0.7)},
