@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -17,7 +18,7 @@ func lockedKiB(t *testing.T, path string) (sum int) {
 	t.Helper()
 	maps, err := os.Open("/proc/self/smaps")
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	defer maps.Close()
 	ours := false
@@ -60,19 +61,42 @@ func TestResidentFileIsLockedInMemory(t *testing.T) {
 	}
 }
 
+// limitLocking makes RLIMIT_MEMLOCK hold for root, too, on this goroutine.
+func limitLocking(t *testing.T) (undo func()) {
+	t.Helper()
+	thread := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var was [2]unix.CapUserData // of 32 capabilities each
+	runtime.LockOSThread()
+	if err := unix.Capget(&thread, &was[0]); err != nil {
+		t.Fatal(err)
+	}
+	less := was
+	less[0].Effective &^= 1 << unix.CAP_IPC_LOCK
+	if err := unix.Capset(&thread, &less[0]); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := unix.Capset(&thread, &was[0]); err != nil {
+			t.Fatal(err) // with the thread: it stays locked
+		}
+		runtime.UnlockOSThread()
+	}
+}
+
 func TestLimitOnLockedMemoryIsNamed(t *testing.T) {
+	defer limitLocking(t)()
 	var was unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &was); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: 0, Max: was.Max}); err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	defer unix.Setrlimit(unix.RLIMIT_MEMLOCK, &was)
 	f, err := Open(filepath.Join(t.TempDir(), "db"), Options{InitialMmapBytes: 1 << 20, Resident: true})
 	if err == nil {
 		f.Close()
-		t.Skip("this user has no limit")
+		t.Fatal("it was locked in spite of the limit")
 	}
 	if !errors.Is(err, ErrMemoryLimit) || !strings.Contains(err.Error(), "LimitMEMLOCK") {
 		t.Errorf("%v", err)
