@@ -15,15 +15,15 @@ import (
 // floors is the house, lowest floor first. A package may import packages on
 // floors below its own and nothing beside or above it.
 var floors = [][]string{
-	{"invariant", "vfs", "sd", "freeport"},         // tools
-	{"listen", "store", "wal", "credential"},       // devices
-	{"mvcc", "lease", "auth", "member"},            // model: no goroutine, no lock, no I/O
-	{"state"},                                      // machine: the same
-	{"replica", "peer", "watch"},                   // engine
-	{"api", "gateway", "upkeep", "proxy", "relay"}, // service
-	{"bootstrap"},                                  // birth
-	{"config", "offline"},                          // settings; files of who does not run
-	{"daemon"},                                     // assembly
+	{"invariant", "vfs", "sd", "freeport", "sender"}, // tools
+	{"listen", "store", "wal", "credential"},         // devices
+	{"mvcc", "lease", "auth", "member"},              // model: no goroutine, no lock, no I/O
+	{"state"},                                        // machine: the same
+	{"replica", "peer", "watch"},                     // engine
+	{"api", "gateway", "upkeep", "proxy", "relay"},   // service
+	{"bootstrap"},                                    // birth
+	{"config", "offline"},                            // settings; files of who does not run
+	{"daemon"},                                       // assembly
 }
 
 // pure lists what the model and the machine must not reach for.

@@ -10,6 +10,7 @@ package api
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +23,7 @@ import (
 	"kvd/internal/lease"
 	"kvd/internal/member"
 	"kvd/internal/replica"
+	"kvd/internal/sender"
 	"kvd/internal/state"
 	"kvd/internal/store"
 	"kvd/internal/watch"
@@ -152,6 +154,8 @@ type API struct {
 	id        member.ID
 	log       *slog.Logger
 	metrics   *metrics
+	senders   sender.Pool // of all watch streams
+	lastSent  atomic.Pointer[lastEvents]
 	traced    bool // calls may have a span
 	leaseIDs  *replica.IDs
 	gate      *gate

@@ -28,7 +28,7 @@ func (a *API) snapshot(c *call) error {
 	}
 	defer image.Close()
 	defer func() { a.metrics.snapshot.Observe(time.Since(began).Seconds()) }()
-	s := &sender{
+	s := &cutter{
 		call:    c,
 		left:    image.Size(),
 		version: string(image.Value(store.Meta, []byte("storageVersion"))),
@@ -50,8 +50,8 @@ func (a *API) snapshot(c *call) error {
 	return nil
 }
 
-// sender cuts what is written to it into messages.
-type sender struct {
+// cutter cuts what is written to it into messages.
+type cutter struct {
 	call    *call
 	blob    []byte // gathered, shorter than blobBytes
 	left    int64  // bytes of the image that no message carries yet
@@ -59,17 +59,17 @@ type sender struct {
 	sum     hash.Hash
 }
 
-func (s *sender) Write(p []byte) (n int, err error) {
+func (c *cutter) Write(p []byte) (n int, err error) {
 	for len(p) > 0 {
-		if s.blob == nil {
-			s.blob = make([]byte, 0, blobBytes) // gRPC keeps the last one
+		if c.blob == nil {
+			c.blob = make([]byte, 0, blobBytes) // gRPC keeps the last one
 		}
-		part := min(len(p), blobBytes-len(s.blob))
-		s.blob = append(s.blob, p[:part]...)
+		part := min(len(p), blobBytes-len(c.blob))
+		c.blob = append(c.blob, p[:part]...)
 		n += part
 		p = p[part:]
-		if len(s.blob) == blobBytes {
-			if err := s.flush(); err != nil {
+		if len(c.blob) == blobBytes {
+			if err := c.flush(); err != nil {
 				return n, err
 			}
 		}
@@ -77,26 +77,26 @@ func (s *sender) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-func (s *sender) flush() error {
-	if len(s.blob) == 0 {
+func (c *cutter) flush() error {
+	if len(c.blob) == 0 {
 		return nil
 	}
-	blob := s.blob
-	s.blob = nil
-	s.sum.Write(blob)
-	s.left -= int64(len(blob))
-	return s.send(blob)
+	blob := c.blob
+	c.blob = nil
+	c.sum.Write(blob)
+	c.left -= int64(len(blob))
+	return c.send(blob)
 }
 
 // send sends a SnapshotResponse around blob.
-func (s *sender) send(blob []byte) error {
-	before := appendInt(nil, 2, uint64(s.left))
+func (c *cutter) send(blob []byte) error {
+	before := appendInt(nil, 2, uint64(c.left))
 	before = protowire.AppendTag(before, 3, protowire.BytesType)
 	before = protowire.AppendVarint(before, uint64(len(blob)))
 	out := encoded{mem.SliceBuffer(before), mem.SliceBuffer(blob)}
-	if s.version != "" {
-		after := protowire.AppendString(protowire.AppendTag(nil, 4, protowire.BytesType), s.version)
+	if c.version != "" {
+		after := protowire.AppendString(protowire.AppendTag(nil, 4, protowire.BytesType), c.version)
 		out = append(out, mem.SliceBuffer(after))
 	}
-	return s.call.send(out)
+	return c.call.send(out)
 }

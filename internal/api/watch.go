@@ -14,10 +14,12 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"kvd/internal/mvcc"
+	"kvd/internal/sender"
 	"kvd/internal/watch"
 )
 
@@ -44,12 +46,14 @@ var reasonCompacted = rpctypes.ErrCompacted.Error()
 const noWatcher = -1
 
 // watchStream is one Watch call. One goroutine reads requests and makes
-// watchers, the other takes from the sink and sends.
+// watchers; the API's senders take from the sink and send.
 type watchStream struct {
-	api   *API
-	call  *call
-	sink  *watch.Sink
-	guard *guard
+	api    *API
+	call   *call
+	ctx    context.Context // ends with the call, or when reading fails
+	sink   *watch.Sink
+	sender *sender.Stream
+	guard  *guard
 
 	// Owned by the reading goroutine. A watcher that a compaction has ended
 	// keeps its ID until it is cancelled.
@@ -58,7 +62,10 @@ type watchStream struct {
 
 	since atomic.Int64 // when the message was begun that is being sent, in Unix nanoseconds; 0: none is
 
-	// Owned by the sending goroutine.
+	due  atomic.Bool // progress is to be told
+	sent chan error  // has room for one: why sending has ended
+
+	// Owned by who sends.
 	quiet map[*watch.Watcher]bool // those that asked for progress: nothing was sent since the last tick
 }
 
@@ -69,55 +76,71 @@ type tag struct {
 	fragment bool
 	owner    caller
 	key, end []byte
-	revoked  string // why it was taken from its owner; the sending goroutine's
+	revoked  string // why it was taken from its owner; owned by who sends
 }
 
 func (a *API) watchKeys(c *call) error {
+	ctx, cancel := context.WithCancelCause(c.ctx)
+	defer cancel(nil)
 	w := &watchStream{
-		api: a, call: c, sink: a.hub.Sink(),
+		api: a, call: c, ctx: ctx,
 		watchers: map[int64]*watch.Watcher{},
+		sent:     make(chan error, 1),
 		quiet:    map[*watch.Watcher]bool{},
 		guard:    newGuard(a, c),
 	}
+	conn, _ := peer.FromContext(c.ctx)
+	w.sender = a.senders.Stream(conn, w.turn)
+	w.sink = a.hub.SinkFor(w.sender.Ready)
 	defer w.sink.Close()
 	defer a.watching.add(w.sink)()
-	ctx, cancel := context.WithCancelCause(c.ctx)
-	defer cancel(nil)
+	defer context.AfterFunc(ctx, w.sender.Ready)()
 	// Reading ends with the stream, that is with this function's return.
 	go func() {
 		if err := w.read(ctx); err != nil {
 			cancel(err)
 		}
 	}()
-	// Sending, too: a client that does not read holds it up for as long as the
-	// stream is there, so somebody else has to end that.
-	sent := make(chan error, 1)
-	go func() { sent <- w.send(ctx) }()
-	return w.attend(sent)
+	return w.attend()
 }
 
-// attend waits for the end of sending, or for a client that does not read.
-func (w *watchStream) attend(sent <-chan error) error {
+// attend waits for the end of sending, or for a client that does not read, which
+// holds sending up for as long as the stream is there. Now and then it has
+// progress told.
+func (w *watchStream) attend() error {
+	// The jitter keeps streams that began together from answering together.
+	interval := w.api.o.ProgressInterval
+	progress := time.NewTicker(interval + rand.N(interval/10))
+	defer progress.Stop()
 	limit := w.api.o.WatchStall
-	if limit < 0 {
-		return <-sent
+	var look <-chan time.Time
+	if limit >= 0 {
+		ticker := time.NewTicker(limit / stallLooks)
+		defer ticker.Stop()
+		look = ticker.C
 	}
-	look := time.NewTicker(limit / stallLooks)
-	defer look.Stop()
 	for {
 		select {
-		case err := <-sent:
+		case err := <-w.sent:
 			return err
-		case <-look.C:
-		}
-		if since := w.since.Load(); since != 0 && time.Since(time.Unix(0, since)) > limit {
-			w.api.metrics.stalled.Inc()
-			err := status.Errorf(codes.Unavailable, "etcdserver: the watch was not read for %v; watch again from the last revision that came", limit)
-			w.api.log.LogAttrs(w.call.ctx, slog.LevelWarn, "a watch stream is ended: its client does not read",
-				append(w.call.told(w.call.ctx, nil, err), slog.Duration("waited", limit))...)
-			return err
+		case <-progress.C:
+			w.due.Store(true)
+			w.sender.Ready()
+		case <-look:
+			if since := w.since.Load(); since != 0 && time.Since(time.Unix(0, since)) > limit {
+				return w.stalled(limit)
+			}
 		}
 	}
+}
+
+// stalled is how a stream ends whose client does not read.
+func (w *watchStream) stalled(limit time.Duration) error {
+	w.api.metrics.stalled.Inc()
+	err := status.Errorf(codes.Unavailable, "etcdserver: the watch was not read for %v; watch again from the last revision that came", limit)
+	w.api.log.LogAttrs(w.call.ctx, slog.LevelWarn, "a watch stream is ended: its client does not read",
+		append(w.call.told(w.call.ctx, nil, err), slog.Duration("waited", limit))...)
+	return err
 }
 
 // stallLooks is how often within the time that it has a client is looked at.
@@ -227,35 +250,30 @@ func (w *watchStream) freeID() int64 {
 	}
 }
 
-// send sends what the sink holds, and progress to quiet watchers now and then,
-// until ctx ends or sending fails. It waits for all three in one place.
-func (w *watchStream) send(ctx context.Context) error {
-	defer context.AfterFunc(ctx, w.sink.Wake)()
-	// The jitter keeps streams that began together from answering together.
-	interval := w.api.o.ProgressInterval
-	interval += rand.N(interval / 10)
-	var due atomic.Bool
-	tick := time.AfterFunc(interval, func() { due.Store(true); w.sink.Wake() })
-	defer tick.Stop()
-	for {
-		<-w.sink.Ready()
-		if ctx.Err() != nil {
-			return w.ended(ctx)
-		}
-		w.guard.look()
-		if due.Swap(false) {
-			tick.Reset(interval)
-			if err := w.progress(); err != nil {
-				return err
-			}
-		}
-		if err := w.drain(); err != nil {
-			return err
+// turn sends what the sink holds, and progress to quiet watchers if that is due.
+func (w *watchStream) turn() {
+	if err := w.send(); err != nil {
+		select {
+		case w.sent <- err:
+		default: // it is known to have ended
 		}
 	}
 }
 
-// drainMost is how many messages are sent before the sender looks around.
+func (w *watchStream) send() error {
+	if w.ctx.Err() != nil {
+		return w.ended(w.ctx)
+	}
+	w.guard.look()
+	if w.due.Swap(false) {
+		if err := w.progress(); err != nil {
+			return err
+		}
+	}
+	return w.drain()
+}
+
+// drainMost is how many messages are sent in a turn.
 const drainMost = 64
 
 // drain sends what waits.
@@ -274,7 +292,7 @@ func (w *watchStream) drain() error {
 		}
 		events += m.Count
 		if messages++; messages == drainMost {
-			w.sink.Wake()
+			w.sender.Ready()
 			break
 		}
 	}
@@ -323,6 +341,7 @@ func (w *watchStream) transmit(m *watch.Message) error {
 		if limit := w.api.o.MaxRequestBytes + overhead; t.fragment && m.Count > 1 && r.size()+m.Bytes >= limit {
 			return w.fragments(&r, m.Pieces, limit)
 		}
+		return w.call.send(w.api.encodeEvents(&r, m.Pieces))
 	}
 	return w.call.send(r.encode(m.Pieces))
 }

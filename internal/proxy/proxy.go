@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
+
+	"kvd/internal/sender"
 )
 
 // Options say how a proxy works.
@@ -64,6 +66,7 @@ type Proxy struct {
 	log       *slog.Logger
 	endpoints *endpoints
 	watches   *watches
+	senders   sender.Pool // of all watch streams
 	leases    *renewals
 	order     ordering
 	cache     *cache

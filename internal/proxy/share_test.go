@@ -33,7 +33,7 @@ func TestWatchersShareAResponseOnlyWhereItIsTheSame(t *testing.T) {
 		events   int
 		shared   bool
 	}{{0, 0, 2, false}, {0, 5, 2, true}, {4, 0, 2, false}, {0, 11, 1, false}, {0, 0, 2, false}, {0, 1, 2, true}, {-1, 0, 2, false}} {
-		s := &watchStream{proxy: p, wake: make(chan struct{}, 1)}
+		s := &watchStream{proxy: p, sender: p.senders.Stream(nil, func() {})}
 		w := &watcher{stream: s, id: c.id, next: c.next, told: true}
 		if !w.offer(n, true) || len(s.queue) != 1 {
 			t.Fatalf("watcher %d was offered %d responses", i, len(s.queue))

@@ -13,8 +13,11 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"kvd/internal/sender"
 )
 
 // watcher is one watch of a client. watches.mu guards it.
@@ -66,8 +69,9 @@ type watchStream struct {
 	queue    []mem.BufferSlice
 	bytes    int
 	lagging  []*watcher        // without a feed until there is room
-	spare    []mem.BufferSlice // a queue that was sent; owned by who sends
-	wake     chan struct{}     // one signal: something waits, or is over
+	spare    []mem.BufferSlice // a queue that was sent; owned by whose turn it is
+	sender   *sender.Stream    // is told when something waits, or is over
+	ended    chan error        // has room for one: why sending has ended
 	read     chan struct{}     // one signal: the client has taken something
 	over     atomic.Pointer[error]
 	since    atomic.Int64 // when it began to send what it sends, in ns of the clock; 0: nothing
@@ -77,11 +81,11 @@ type watchStream struct {
 func (p *Proxy) watch(in grpc.ServerStream) error {
 	s := &watchStream{
 		proxy: p, in: in, who: identityOf(in.Context()), watchers: map[int64]*watcher{},
-		wake: make(chan struct{}, 1), read: make(chan struct{}, 1),
+		ended: make(chan error, 1), read: make(chan struct{}, 1),
 	}
+	conn, _ := peer.FromContext(in.Context())
+	s.sender = p.senders.Stream(conn, s.turn)
 	defer s.leave()
-	// All that may end the stream wakes it: a select of many channels, one of which
-	// all streams share, is what delivering an event would cost most.
 	gone := context.AfterFunc(in.Context(), func() { s.fail(in.Context().Err()) })
 	defer gone()
 	p.watches.enter(s)
@@ -91,36 +95,37 @@ func (p *Proxy) watch(in grpc.ServerStream) error {
 			s.fail(err)
 		} // else the client asks for no more, and goes on listening
 	}()
-	// Sending, too: a client that does not read holds it up until the call ends.
-	sent := make(chan error, 1)
-	go func() { sent <- s.sending() }()
-	return s.attend(sent)
+	return s.attend()
 }
 
-// sending sends until the stream is over.
-func (s *watchStream) sending() error {
-	for range s.wake {
-		if err := s.over.Load(); err != nil {
-			return *err
-		}
-		if err := s.send(); err != nil {
-			return err
+// turn sends what waits, unless the stream is over.
+func (s *watchStream) turn() {
+	var err error
+	if over := s.over.Load(); over != nil {
+		err = *over
+	} else {
+		err = s.send()
+	}
+	if err != nil {
+		select {
+		case s.ended <- err:
+		default: // it is known to have ended
 		}
 	}
-	panic("proxy: nobody closes wake")
 }
 
-// attend waits for the end of sending, or for a client that does not read.
-func (s *watchStream) attend(sent <-chan error) error {
+// attend waits for the end of sending, or for a client that does not read, which
+// holds sending up for as long as the call is there.
+func (s *watchStream) attend() error {
 	limit := s.proxy.o.WatchStall
 	if limit <= 0 {
-		return <-sent
+		return <-s.ended
 	}
 	look := time.NewTicker(limit / stallLooks)
 	defer look.Stop()
 	for {
 		select {
-		case err := <-sent:
+		case err := <-s.ended:
 			return err
 		case <-look.C:
 		}
@@ -205,7 +210,7 @@ func (s *watchStream) push(m mem.BufferSlice) {
 	s.queue = append(s.queue, m)
 	s.bytes += m.Len()
 	s.mu.Unlock()
-	s.signal()
+	s.sender.Ready()
 }
 
 // offer pushes a response with events. False: there is no room for its first piece,
@@ -220,7 +225,7 @@ func (s *watchStream) offer(w *watcher, m mem.BufferSlice, first bool) bool {
 		s.lagging = append(s.lagging, w)
 	}
 	s.mu.Unlock()
-	s.signal() // without room, too: it may have read everything meanwhile
+	s.sender.Ready() // without room, too: it may have read everything meanwhile
 	return room
 }
 
@@ -228,13 +233,6 @@ func (s *watchStream) full() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.bytes >= s.proxy.o.WatchBuffer
-}
-
-func (s *watchStream) signal() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
 }
 
 func (s *watchStream) forget(w *watcher) {
@@ -250,7 +248,7 @@ func (s *watchStream) forget(w *watcher) {
 // fail ends the stream; the first error is the caller's.
 func (s *watchStream) fail(err error) {
 	s.over.CompareAndSwap(nil, &err)
-	s.signal()
+	s.sender.Ready()
 }
 
 // hear takes the client's requests until there are no more. It answers one

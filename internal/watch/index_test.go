@@ -86,7 +86,7 @@ func BenchmarkPublish(b *testing.B) {
 				k.put(fmt.Sprintf("key%05d", i%10000), "value")
 				i++
 				all, _ := k.hub.inbox.take()
-				k.hub.offer(all[0])
+				k.hub.round(all[:1])
 				b.StopTimer()
 				for _, s := range sinks {
 					for s.Take() != nil {

@@ -43,8 +43,9 @@ const maxControls = 64
 // one watcher gather in one message while it waits for the sender.
 type Sink struct {
 	hub   *Hub
-	limit int // bytes
-	wake  chan struct{}
+	limit int           // bytes
+	ring  func()        // something waits to be taken
+	wake  chan struct{} // what ring signals, unless the owner brought one
 	spare chan struct{} // answers have gone out
 
 	watchers []*Watcher // guarded by the hub
@@ -66,8 +67,17 @@ type Sink struct {
 
 // Sink makes the queue of one stream. Close it when the stream ends.
 func (h *Hub) Sink() *Sink {
+	wake := make(chan struct{}, 1)
+	s := h.SinkFor(func() { signal(wake) })
+	s.wake = wake
+	return s
+}
+
+// SinkFor makes a queue that calls ring where another's Ready receives. ring is
+// called under locks: it must neither block nor use the sink or the hub.
+func (h *Hub) SinkFor(ring func()) *Sink {
 	h.metrics.streams.Inc()
-	return &Sink{hub: h, limit: h.o.SinkBytes, wake: make(chan struct{}, 1), spare: make(chan struct{}, 1)}
+	return &Sink{hub: h, limit: h.o.SinkBytes, ring: ring, spare: make(chan struct{}, 1)}
 }
 
 // Ready receives when there is something to take, and after Wake.
@@ -75,7 +85,7 @@ func (s *Sink) Ready() <-chan struct{} { return s.wake }
 
 // Wake lets Ready receive: for a sender that waits there for other things too.
 // One channel is waited on at less cost than several.
-func (s *Sink) Wake() { signal(s.wake) }
+func (s *Sink) Wake() { s.ring() }
 
 // Take returns the next message, or nil if none waits. The message is the
 // caller's.
@@ -191,6 +201,7 @@ func (s *Sink) push(m *Message) {
 	}
 	s.controls++
 	s.appendLocked(m)
+	s.ring()
 }
 
 func (s *Sink) appendLocked(m *Message) {
@@ -199,38 +210,39 @@ func (s *Sink) appendLocked(m *Message) {
 		m.Watcher.waits++
 	}
 	s.queue = append(s.queue, m)
-	signal(s.wake)
 }
 
 // offer queues a live batch if there is room. A batch larger than the limit
-// has room when nothing else waits.
-func (s *Sink) offer(w *Watcher, b *batch) bool {
+// has room when nothing else waits. The caller wakes the sink if that is due.
+func (s *Sink) offer(w *Watcher, b *batch) (room, due bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.parked) > 0 || s.bytes > 0 && s.bytes+len(b.bytes) > s.limit || s.crowdedLocked() {
-		return false
+		return false, false
 	}
-	s.gatherLocked(w, b, b.last)
-	return true
+	return true, s.gatherLocked(w, b, b.last)
 }
 
 // accept queues a batch from history that was read at revision at.
 func (s *Sink) accept(w *Watcher, b *batch, at int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.gatherLocked(w, b, at)
+	if s.gatherLocked(w, b, at) {
+		s.ring()
+	}
 }
 
-func (s *Sink) gatherLocked(w *Watcher, b *batch, at int64) {
+// gatherLocked reports whether the batch made a message of its own.
+func (s *Sink) gatherLocked(w *Watcher, b *batch, at int64) (fresh bool) {
 	if s.closed {
-		return
+		return false
 	}
 	h := s.hub
 	m := w.open
 	if m == nil || m.era != s.era || m.revisions+b.revisions > h.o.MessageRevisions || m.Bytes+len(b.bytes) > h.o.MessageBytes {
 		m = &Message{Kind: Events, Watcher: w}
 		m.Pieces = m.one[:0]
-		w.open = m
+		w.open, fresh = m, true
 		s.appendLocked(m)
 	}
 	m.Pieces = append(m.Pieces, b.bytes)
@@ -241,6 +253,7 @@ func (s *Sink) gatherLocked(w *Watcher, b *batch, at int64) {
 	s.bytes += len(b.bytes)
 	h.held.Add(int64(len(b.bytes)))
 	h.metrics.pending.Add(float64(b.count))
+	return fresh
 }
 
 // crowdedLocked reports whether all sinks together hold so much that this one

@@ -36,8 +36,8 @@ type Options struct {
 	// and what comes meanwhile is delivered together: a wake-up and a message
 	// cost far more than an event in it. A lone event is not delayed, nor is
 	// anything with few watchers.
-	Rest    time.Duration // for each sink delivered to; 60 µs
-	MaxRest time.Duration // and no longer than this; 6 ms
+	Rest    time.Duration // for each sink delivered to; 100 µs
+	MaxRest time.Duration // and no longer than this; 10 ms
 }
 
 func (o Options) complete() Options {
@@ -54,10 +54,10 @@ func (o Options) complete() Options {
 	set(&o.MessageBytes, 1<<20)
 	set(&o.Workers, 4)
 	if o.Rest == 0 {
-		o.Rest = 60 * time.Microsecond
+		o.Rest = 100 * time.Microsecond
 	}
 	if o.MaxRest == 0 {
-		o.MaxRest = 6 * time.Millisecond
+		o.MaxRest = 10 * time.Millisecond
 	}
 	return o
 }
@@ -90,6 +90,7 @@ type Hub struct {
 	inbox  inbox
 	hurry  chan struct{} // somebody waits for offered to grow
 	touch  []*class      // scratch of offer: the classes a portion concerns
+	due    []*Sink       // scratch of round: the sinks to wake after it
 }
 
 // New makes a hub whose live cursors start at the revision of source, which
@@ -111,7 +112,7 @@ func (h *Hub) Publish(view *mvcc.View, rev int64, events []*mvcc.Event) {
 	for _, e := range events {
 		bytes += e.Size(nil)
 	}
-	h.inbox.put(publication{view: view, revision: rev, events: events}, bytes, h.o)
+	h.inbox.put(publication{view: view, revision: rev, events: events, bytes: bytes}, h.o)
 }
 
 // Reset tells that the keyspace was replaced by a snapshot: every cursor lags.
@@ -146,13 +147,32 @@ func (h *Hub) Run(ctx context.Context) error {
 			if overrun > 0 {
 				h.lagAll(overrun)
 			}
-			delivered := 0
-			for _, p := range all {
-				delivered += h.offer(p)
-			}
-			h.rest(ctx, delivered)
+			h.rest(ctx, h.round(all))
 		}
 	}
+}
+
+// round offers publications, then has them sent: a sink is woken once for all
+// of them, unless they are so large that it might be full before.
+func (h *Hub) round(all []publication) (delivered int) {
+	bytes := 0
+	for _, p := range all {
+		delivered += h.offer(p)
+		if bytes += p.bytes; bytes > h.o.MessageBytes/4 {
+			h.wakeDue()
+			bytes = 0
+		}
+	}
+	h.wakeDue()
+	return delivered
+}
+
+func (h *Hub) wakeDue() {
+	for _, s := range h.due {
+		s.Wake()
+	}
+	clear(h.due)
+	h.due = h.due[:0]
 }
 
 // rest lets events gather after a round of deliveries.
@@ -249,7 +269,11 @@ func (h *Hub) deliver(c *class, b *batch, enc *encoder) {
 			later := enc.batch(enc.since(b, w.next), c.previous)
 			own = &later
 		}
-		if w.sink.offer(w, own) {
+		room, due := w.sink.offer(w, own)
+		if due {
+			h.due = append(h.due, w.sink)
+		}
+		if room {
 			continue
 		}
 		w.next = own.first
@@ -279,6 +303,7 @@ type publication struct {
 	view     *mvcc.View
 	revision int64
 	events   []*mvcc.Event
+	bytes    int
 }
 
 // inbox is the bounded queue between the applier and the hub. When full it
@@ -292,11 +317,11 @@ type inbox struct {
 	wake   chan struct{}
 }
 
-func (in *inbox) put(p publication, bytes int, o Options) {
+func (in *inbox) put(p publication, o Options) {
 	in.mu.Lock()
 	in.all = append(in.all, p)
 	in.events += len(p.events)
-	in.bytes += bytes
+	in.bytes += p.bytes
 	if in.events > o.QueueEvents || in.bytes > o.QueueBytes {
 		in.forgetLocked(p.revision)
 	}
