@@ -23,6 +23,11 @@ const (
 	defragWall    = "defrag_s"
 )
 
+// idlePerMiB makes the time in which the idle store is looked at about as long as
+// its defragmentation takes. What comes seldom, as a collection of garbage every
+// half minute, belongs to both or to neither.
+const idlePerMiB = 45 * time.Millisecond
+
 // defragSpace is the store that is defragmented. All of it is copied, whether
 // there is anything to gain or not.
 func defragSpace(mib int) space {
@@ -74,7 +79,8 @@ func (c *contest) defrag(ctx context.Context, round int, sub *subject) (metrics,
 	if err := pause(ctx, c.options.settle); err != nil {
 		return nil, err
 	}
-	m, err := p.defragment(ctx, c.options.duration, uint64(round), c.profiler(round))
+	idle := max(c.options.duration, idlePerMiB*time.Duration(c.options.defragMB))
+	m, err := p.defragment(ctx, idle, uint64(round), c.profiler(round))
 	if err != nil {
 		return nil, err
 	}

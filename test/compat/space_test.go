@@ -217,6 +217,38 @@ func TestAFullMemberThatCompactsItselfNeedsNobody(t *testing.T) {
 	}
 }
 
+// With auto-disarm-nospace = false the alarm is somebody's to lower, as with etcd,
+// though another member with as much space has lowered its own by itself.
+func TestAnAlarmStaysWhereItIsNotToGoByItself(t *testing.T) {
+	t.Parallel()
+	const quota = "--quota-backend-bytes=4000000"
+	full := func(args ...string) *clientv3.Client {
+		c := clientTo(t, oracle.Start(t, target(t), oracle.Options{Args: append(args, quota)}))
+		if _, err := c.Compact(t.Context(), fill(t, c), clientv3.WithCompactPhysical()); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	kept := full("--auto-disarm-nospace=false")
+	other := full()
+	comesToBe(t, "the other's alarm goes", func() bool { return !alarmed(t, other) })
+	if !alarmed(t, kept) {
+		t.Fatal("the alarm has gone by itself")
+	}
+	if _, err := kept.Put(t.Context(), "again", "v"); err == nil || !strings.Contains(err.Error(), "database space exceeded") {
+		t.Errorf("a put while the alarm is raised: %v", err)
+	}
+	if _, err := kept.AlarmDisarm(t.Context(), &clientv3.AlarmMember{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kept.Put(t.Context(), "again", "v"); err != nil {
+		t.Errorf("a put after the alarm was lowered: %v", err)
+	}
+	if alarmed(t, kept) {
+		t.Error("the alarm is raised again")
+	}
+}
+
 // An alarm outlives a restart, and goes by itself when the restart has brought space.
 func TestARaisedQuotaEndsTheAlarm(t *testing.T) {
 	t.Parallel()
