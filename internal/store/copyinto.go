@@ -46,15 +46,15 @@ func (f *File) copyInto(ctx context.Context, path string, a Alter) (err error) {
 	if err := lock(file, false, f.options.Timeout); err != nil {
 		return errors.Join(err, file.Close())
 	}
+	c := copying{ctx: ctx, from: from, without: a.Without, visit: a.Visit, total: from.tx.Size(), told: f.options.OnRewrite}
+	if err := errors.Join(c.whole(file), ctx.Err()); err != nil {
+		return errors.Join(err, file.Close())
+	}
 	to := &File{path: path, options: Options{NoSync: true}.complete(), closed: make(chan struct{})}
 	if to.live, err = to.attach(file); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, to.Close()) }()
-	c := copying{ctx: ctx, to: to.live.db, from: from, without: a.Without, visit: a.Visit, total: from.tx.Size(), told: f.options.OnRewrite}
-	if err := errors.Join(c.run(round{first: true}), ctx.Err()); err != nil {
-		return err
-	}
 	rows := a.Rows
 	if rows == nil {
 		rows = &Batch{}

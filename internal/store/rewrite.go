@@ -24,9 +24,10 @@ const lastBytes = 1 << 20
 type Rewrite struct {
 	file  *File
 	began time.Time
-	name  string  // of the new file
-	fresh *handle // the new file; nil: over
-	from  *moment // what the present round copies
+	name  string   // of the new file; "": over
+	empty *os.File // the new file, until Copy has written all of a moment into it
+	fresh *handle  // then
+	from  *moment  // what the present round copies
 	round round
 
 	behind atomic.Int64   // bytes of rows committed since the round began
@@ -43,7 +44,6 @@ type end []byte
 
 // round is what there is to copy.
 type round struct {
-	first   bool
 	ends    map[Bucket]end   // at the moment of the round before
 	changed map[Bucket]notes // rows before those, committed since
 }
@@ -81,7 +81,7 @@ func (f *File) Rewrite() (w *Rewrite, err error) {
 	case f.rewrite != nil:
 		return nil, ErrRewriting
 	}
-	w = &Rewrite{file: f, began: time.Now(), round: round{first: true}, total: f.InUse()}
+	w = &Rewrite{file: f, began: time.Now(), total: f.InUse()}
 	if err := w.look(); err != nil {
 		return nil, err
 	}
@@ -89,12 +89,11 @@ func (f *File) Rewrite() (w *Rewrite, err error) {
 	if err != nil {
 		return nil, errors.Join(err, w.from.Close())
 	}
-	w.name = file.Name()
+	w.name, w.empty = file.Name(), file
 	// The new file is locked from its first byte.
-	if w.fresh, err = f.attach(file); err != nil {
-		return nil, errors.Join(err, os.Remove(w.name), w.from.Close())
+	if err := lock(file, false, 0); err != nil {
+		return nil, errors.Join(err, w.discard(), w.from.Close())
 	}
-	w.fresh.db.NoSync = true // Copy and Finish sync
 	f.rewrite = w
 	return w, nil
 }
@@ -145,12 +144,26 @@ func (w *Rewrite) Copy(ctx context.Context) error {
 
 func (w *Rewrite) copy(ctx context.Context, gently bool) error {
 	c := copying{
-		ctx: ctx, to: w.fresh.db, from: w.from, sync: gently,
+		ctx: ctx, from: w.from, sync: gently,
 		total: w.total, done: w.done, dropped: w.done, told: w.file.options.OnRewrite,
 	}
-	err := c.run(w.round)
-	w.done = c.done
-	return err
+	defer func() { w.done = c.done }()
+	if w.fresh != nil {
+		c.to = w.fresh.db
+		return c.run(w.round)
+	}
+	if err := c.whole(w.empty); err != nil {
+		return err
+	}
+	file := w.empty
+	w.empty = nil // attach closes it if it fails
+	fresh, err := w.file.attach(file)
+	if err != nil {
+		return err
+	}
+	fresh.db.NoSync = true // Copy and Finish sync
+	w.fresh = fresh
+	return nil
 }
 
 // Settled reports whether so little is left that it may be finished.
@@ -205,7 +218,7 @@ func (w *Rewrite) Finish(ctx context.Context) error {
 	if err := os.Rename(w.name, f.path); err != nil {
 		return w.wrap(err)
 	}
-	f.rewrite, w.fresh = nil, nil
+	f.rewrite, w.fresh, w.name = nil, nil, ""
 	err := w.from.Close()
 	old := f.swap(fresh)
 	if failed := syncDir(filepath.Dir(f.path)); failed != nil {
@@ -226,15 +239,27 @@ func (w *Rewrite) Finish(ctx context.Context) error {
 
 // Close removes a new file that has not become the store's.
 func (w *Rewrite) Close() error {
-	if w.fresh == nil {
+	if w.name == "" {
 		return nil
 	}
 	if w.file.rewrite == w {
 		w.file.rewrite = nil
 	}
-	fresh := w.fresh
-	w.fresh = nil
-	return errors.Join(w.from.Close(), fresh.release(), os.Remove(w.name))
+	return errors.Join(w.from.Close(), w.discard())
+}
+
+// discard removes the new file.
+func (w *Rewrite) discard() error {
+	var err error
+	switch {
+	case w.fresh != nil:
+		err = w.fresh.release()
+	case w.empty != nil:
+		err = w.empty.Close()
+	}
+	err = errors.Join(err, os.Remove(w.name))
+	w.empty, w.fresh, w.name = nil, nil, ""
+	return err
 }
 
 func (w *Rewrite) wrap(err error) error {

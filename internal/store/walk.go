@@ -23,8 +23,12 @@ const (
 	rowBytes    = 16 // of a branch: pos, ksize u32, page u64; of a leaf: flags, pos, ksize, vsize u32
 	bucketBytes = 16 // root, sequence u64
 
+	metaPages = 2
+	mostRows  = 0xFFFE // of a page
+
 	branchPage   = 0x01
 	leafPage     = 0x02
+	metaPage     = 0x04
 	freelistPage = 0x10
 	bucketRow    = 0x01
 
@@ -147,7 +151,7 @@ func (w *walk) page(id uint64) ([]byte, error) {
 			return nil, err
 		}
 	}
-	if id < 2 || id >= w.high {
+	if id < metaPages || id >= w.high {
 		return nil, flawed("page %d is pointed at, of %d", id, w.high)
 	}
 	at := id * uint64(w.pageSize)
@@ -351,7 +355,7 @@ func (w *walk) freelist() error {
 	}
 	for i := range n {
 		id := order.Uint64(ids[8*i:])
-		if id < 2 || id >= w.high {
+		if id < metaPages || id >= w.high {
 			return flawed("page %d: page %d is listed as free, of %d", w.free, id, w.high)
 		}
 		if !w.meet(id) {
