@@ -63,9 +63,10 @@ type watchStream struct {
 	since atomic.Int64 // when the message was begun that is being sent, in Unix nanoseconds; 0: none is
 
 	due  atomic.Bool // progress is to be told
-	sent chan error  // has room for one: why sending has ended
+	sent chan error  // why sending has ended; there is room for it
 
 	// Owned by who sends.
+	over  bool                    // nothing is sent any more
 	quiet map[*watch.Watcher]bool // those that asked for progress: nothing was sent since the last tick
 }
 
@@ -252,11 +253,12 @@ func (w *watchStream) freeID() int64 {
 
 // turn sends what the sink holds, and progress to quiet watchers if that is due.
 func (w *watchStream) turn() {
+	if w.over {
+		return
+	}
 	if err := w.send(); err != nil {
-		select {
-		case w.sent <- err:
-		default: // it is known to have ended
-		}
+		w.over = true
+		w.sent <- err
 	}
 }
 

@@ -71,7 +71,8 @@ type watchStream struct {
 	lagging  []*watcher        // without a feed until there is room
 	spare    []mem.BufferSlice // a queue that was sent; owned by whose turn it is
 	sender   *sender.Stream    // is told when something waits, or is over
-	ended    chan error        // has room for one: why sending has ended
+	ended    chan error        // why sending has ended; there is room for it
+	closed   bool              // it has; owned by whose turn it is
 	read     chan struct{}     // one signal: the client has taken something
 	over     atomic.Pointer[error]
 	since    atomic.Int64 // when it began to send what it sends, in ns of the clock; 0: nothing
@@ -100,6 +101,9 @@ func (p *Proxy) watch(in grpc.ServerStream) error {
 
 // turn sends what waits, unless the stream is over.
 func (s *watchStream) turn() {
+	if s.closed {
+		return
+	}
 	var err error
 	if over := s.over.Load(); over != nil {
 		err = *over
@@ -107,10 +111,8 @@ func (s *watchStream) turn() {
 		err = s.send()
 	}
 	if err != nil {
-		select {
-		case s.ended <- err:
-		default: // it is known to have ended
-		}
+		s.closed = true
+		s.ended <- err
 	}
 }
 
