@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"hash/fnv"
+	"math"
 	"os"
 )
 
@@ -43,10 +44,18 @@ func (b *build) page(flags uint16, rows []pageRow) (id uint64, err error) {
 	pages := max(1, (size+b.pageSize-1)/b.pageSize)
 	at := len(b.buf)
 	b.buf = append(b.buf, make([]byte, pages*b.pageSize)...)
-	page := b.buf[at:]
 	id = b.next
 	b.next += uint64(pages)
-	head(page, id, flags, len(rows), pages-1)
+	lay(b.buf[at:], id, flags, rows, pages-1)
+	if len(b.buf) >= b.most {
+		err = b.flush()
+	}
+	return id, err
+}
+
+// lay writes a page that is zero.
+func lay(page []byte, id uint64, flags uint16, rows []pageRow, overflow int) {
+	head(page, id, flags, len(rows), overflow)
 	data := headerBytes + len(rows)*rowBytes
 	for i, e := range rows {
 		from := headerBytes + i*rowBytes // positions count from the row's head
@@ -64,10 +73,6 @@ func (b *build) page(flags uint16, rows []pageRow) (id uint64, err error) {
 		data += copy(page[data:], e.key)
 		data += copy(page[data:], e.value)
 	}
-	if len(b.buf) >= b.most {
-		err = b.flush()
-	}
-	return id, err
 }
 
 func head(page []byte, id uint64, flags uint16, rows, overflow int) {
@@ -94,9 +99,7 @@ func (b *build) flush() error {
 func (b *build) finish(buckets []built) error {
 	t := tree{build: b}
 	for _, one := range buckets {
-		value := make([]byte, bucketBytes)
-		order.PutUint64(value, one.root)
-		if err := t.put(pageRow{flags: bucketRow, key: []byte(one.name), value: value}); err != nil {
+		if err := t.put(pageRow{flags: bucketRow, key: []byte(one.name), value: one.value}); err != nil {
 			return err
 		}
 	}
@@ -135,8 +138,8 @@ func (b *build) finish(buckets []built) error {
 
 // built is a bucket that is written.
 type built struct {
-	name string
-	root uint64
+	name  string
+	value []byte // that stands for it: its head, and its rows if they are few
 }
 
 // tree is a bucket being written: at each height the page that is not full yet,
@@ -168,7 +171,8 @@ func (t *tree) add(height int, e pageRow) error {
 		t.levels = append(t.levels, level{size: headerBytes})
 	}
 	l := &t.levels[height]
-	if len(l.rows) > 0 && (l.size+e.size() > int(keyFill*float64(t.build.pageSize)) || len(l.rows) == mostRows) {
+	// Two at least, as in bbolt's own: large rows leave less room that way.
+	if len(l.rows) >= 2 && (l.size+e.size() > int(keyFill*float64(t.build.pageSize)) || len(l.rows) == mostRows) {
 		if err := t.close(height); err != nil {
 			return err
 		}
@@ -219,4 +223,37 @@ func (t *tree) finish() (root uint64, err error) {
 		}
 	}
 	return t.write(len(t.levels) - 1)
+}
+
+// bucket finishes the tree of a bucket, and returns what stands for that. As bbolt
+// does, it takes in a page of rows that fill no more than a quarter of one.
+func (t *tree) bucket() (value []byte, err error) {
+	if t.build.pageSize/4 < t.size() {
+		root, err := t.finish()
+		if err != nil {
+			return nil, err
+		}
+		value = make([]byte, bucketBytes)
+		order.PutUint64(value, root)
+		return value, nil
+	}
+	value = make([]byte, bucketBytes+t.size())
+	var rows []pageRow
+	if len(t.levels) > 0 {
+		rows = t.levels[0].rows
+	}
+	lay(value[bucketBytes:], 0, leafPage, rows, 0)
+	return value, nil
+}
+
+// size is that of the one page of the tree, or more than any page's.
+func (t *tree) size() int {
+	switch len(t.levels) {
+	case 0:
+		return headerBytes
+	case 1:
+		return t.levels[0].size
+	default:
+		return math.MaxInt
+	}
 }

@@ -35,11 +35,11 @@ func buildFile(t *testing.T, buckets map[string][]testRow, names []string) (path
 				t.Fatal(err)
 			}
 		}
-		root, err := tr.finish()
+		value, err := tr.bucket()
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, built{name, root})
+		all = append(all, built{name, value})
 	}
 	if err := b.finish(all); err != nil {
 		t.Fatal(err)
@@ -121,6 +121,9 @@ func TestABuiltFileIsBboltsWhateverItsRows(t *testing.T) {
 		"rows of megabytes": {"big": rowsOf(r, 5, 3<<20)},
 		"rows of nothing":   {"small": rowsOf(r, 20_000, 0)},
 		"a deep tree":       {"deep": rowsOf(r, 60_000, 600)},
+		"just within":       {"in": {{[]byte("k"), make([]byte, os.Getpagesize()/4-headerBytes-rowBytes-1)}}},
+		"not any more":      {"out": {{[]byte("k"), make([]byte, os.Getpagesize()/4-headerBytes-rowBytes)}}},
+		"large rows":        {"large": rowsOf(r, 400, 9000)},
 		"some of each":      {"a": rowsOf(r, 3000, 50), "b": nil, "c": rowsOf(r, 100, 20_000), "d": rowsOf(r, 1, 1)},
 	}
 	many := map[string][]testRow{}

@@ -70,32 +70,32 @@ func (c *copying) whole(file *os.File) (err error) {
 	})
 	var all []built
 	for _, name := range c.from.names() {
-		root, err := c.bucket(b, Bucket(name))
+		value, err := c.bucket(b, Bucket(name))
 		if f, ok := errors.AsType[*flaw](err); ok {
 			return &CorruptError{File: c.from.file.path, Reason: fmt.Sprintf("bucket %s: %s", name, f)}
 		}
 		if err != nil {
 			return fmt.Errorf("bucket %s: %w", name, err)
 		}
-		all = append(all, built{name, root})
+		all = append(all, built{name, value})
 	}
 	return b.finish(all)
 }
 
-func (c *copying) bucket(b *build, name Bucket) (root uint64, err error) {
+func (c *copying) bucket(b *build, name Bucket) (value []byte, err error) {
 	t := tree{build: b}
 	if !slices.Contains(c.without, name) {
 		rows := c.from.tx.Bucket([]byte(name)).Cursor()
 		for key, value := rows.First(); key != nil; key, value = rows.Next() {
 			if err := c.see(name, key, value); err != nil {
-				return 0, err
+				return nil, err
 			}
 			if err := t.put(pageRow{key: key, value: value}); err != nil {
-				return 0, err
+				return nil, err
 			}
 		}
 	}
-	return t.finish()
+	return t.bucket()
 }
 
 // run copies what has changed since the round before.
