@@ -199,6 +199,24 @@ func TestRandomDamageNeverCrashes(t *testing.T) {
 	}
 }
 
+// TestABucketThatIsARowIsRefused: the bit that tells one from the other has turned.
+func TestABucketThatIsARowIsRefused(t *testing.T) {
+	data := sound(t)
+	w, err := newWalk(t.Context(), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[int(w.root)*w.pageSize+headerBytes] ^= bucketRow
+	path := filepath.Join(t.TempDir(), "db")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err = readAll(path)
+	if e, ok := errors.AsType[*CorruptError](err); !ok || e.File != path {
+		t.Errorf("%v", err)
+	}
+}
+
 func readAll(path string) (err error) {
 	f, err := Open(path, Options{NoSync: true})
 	if err != nil {

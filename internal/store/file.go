@@ -11,6 +11,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // keyFill leaves little room on the pages of bucket key: its rows are appended
@@ -64,7 +65,11 @@ func Open(path string, o Options) (*File, error) {
 // prepare makes missing buckets and measures the file.
 func (f *File) prepare(h *handle) error {
 	if !f.options.ReadOnly {
-		if err := makeBuckets(h.db); err != nil {
+		err := makeBuckets(h.db)
+		if errors.Is(err, berrors.ErrIncompatibleValue) {
+			return f.corrupt("a row stands where a bucket should")
+		}
+		if err != nil {
 			return fmt.Errorf("%s: make buckets: %w", f.path, err)
 		}
 		if err := syncDir(filepath.Dir(f.path)); err != nil {
