@@ -83,8 +83,8 @@ func (h *Hub) SinkFor(ring func()) *Sink {
 // Ready receives when there is something to take, and after Wake.
 func (s *Sink) Ready() <-chan struct{} { return s.wake }
 
-// Wake lets Ready receive: for a sender that waits there for other things too.
-// One channel is waited on at less cost than several.
+// Wake lets Ready receive, or calls ring: for a sender that is woken for other
+// things too. One channel is waited on at less cost than several.
 func (s *Sink) Wake() { s.ring() }
 
 // Take returns the next message, or nil if none waits. The message is the
