@@ -219,11 +219,11 @@ func corrupt(v *state.View) (ids []member.ID) {
 	return ids
 }
 
-// observe tells of alarms and of the cluster's version as the view shows them.
-func (u *Upkeep) observe(ctx context.Context) {
+// observe tells of alarms and of the cluster's version as the view shows them, of
+// the version if it is another than before.
+func (u *Upkeep) observe(ctx context.Context, version member.Version) {
 	look := time.NewTicker(lookInterval)
 	defer look.Stop()
-	version := u.member.View().Members.ClusterVersion()
 	known := false
 	var told []member.ID
 	for {

@@ -199,7 +199,9 @@ func (u *Upkeep) Agreed() <-chan struct{} { return u.agreed }
 // Run does the upkeep until ctx ends, and returns nil then. It may be called
 // once. What cannot be done now is logged and tried again.
 func (u *Upkeep) Run(ctx context.Context) error {
-	duties := []func(context.Context){u.versions, u.downgrades, u.observe}
+	before := u.member.View().Members.ClusterVersion() // now, as a duty may set it before another has begun
+	observe := func(ctx context.Context) { u.observe(ctx, before) }
+	duties := []func(context.Context){u.versions, u.downgrades, observe}
 	if u.promote != nil || u.joined != nil {
 		duties = append(duties, u.arrive)
 	}
